@@ -1,0 +1,1 @@
+"""dayfly beside ``multiprocessing.Pool`` and a bare asyncio floor: ``python -m benchmarks``."""

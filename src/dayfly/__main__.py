@@ -1,0 +1,5 @@
+"""``python -m dayfly``: the command line."""
+
+from dayfly.cli import main
+
+main()

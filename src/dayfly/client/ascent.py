@@ -1,0 +1,309 @@
+"""Bring a master up: from whatever state its VM is in to an open door.
+
+The VM is launched, started or found; reached by SSH; its service installed unless it serves
+already; and the door opened through a tunnel. In consume mode the VM is the user's own, and
+is the worker too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dayfly import bootstrap, errors, provision
+from dayfly.client.access import ensure_access
+from dayfly.client.cluster import Cluster
+from dayfly.model import (
+    UP,
+    Access,
+    ExecMode,
+    Instance,
+    InstanceState,
+    JobState,
+    MasterConfig,
+    Tag,
+    WorkerConfig,
+)
+from dayfly.parts import Parts
+from dayfly.shell.base import Connection, Target
+from dayfly.wire.client import MasterDoor
+
+#: Seconds after which the VM's state is looked at again while SSH is awaited.
+SLICE = 5.0
+
+Told = Callable[[str], None]
+
+
+@dataclass
+class Ascent:
+    """A master that is up: close it to let go of the connection, not of the VM."""
+
+    instance: Instance
+    connection: Connection
+    door: MasterDoor
+    stack: AsyncExitStack
+
+    async def aclose(self) -> None:
+        """Close the door and the connection."""
+        await self.stack.aclose()
+
+
+def client_name() -> str:
+    """Who is calling, for people: ``user@host pid``."""
+    return f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
+
+
+def cluster_key(parts: Parts) -> str:
+    """The name under which the cluster's keys lie in storage."""
+    compute = parts.config.compute
+    if compute.exec_mode is ExecMode.CONSUME and compute.instance_id:
+        return f"{parts.cloud.name}-{compute.instance_id}"
+    return parts.cloud.name
+
+
+class Ascender:
+    """Knows the road up to one cluster's master."""
+
+    def __init__(self, parts: Parts, access: Access, owner: str) -> None:
+        self._parts = parts
+        self._access = access
+        self.cluster = Cluster(parts, access, owner)
+        self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
+        #: Set once the master's VM exists and is up: where capacity is short it comes first.
+        self.placed = asyncio.Event()
+
+    @classmethod
+    async def prepare(cls, parts: Parts) -> Ascender:
+        """Find the cluster's keys, or make them."""
+        owner = await parts.cloud.owner()
+        access = await ensure_access(parts.storage, cluster_key(parts), owner, parts.entropy)
+        return cls(parts, access, owner)
+
+    async def find(self) -> Instance | None:
+        """The VM that is, or is to be, the master; ``None`` when it must be launched."""
+        if self._consume:
+            return await self.cluster.look(self._parts.config.compute.instance_id or "")
+        return await self.cluster.find_master()
+
+    async def ascend(self, told: Told) -> Ascent:
+        """Bring the master up, within ``start_timeout``.
+
+        A VM that goes down under our feet (its timer fired just then) is started again.
+
+        Args:
+            told: Called with what is being waited for, whenever that changes.
+
+        Raises:
+            UnreachableError: It does not answer SSH.
+            ProvisionError: Its service does not start.
+            CloudError: The cloud refused.
+        """
+        clock = self._parts.clock
+        deadline = clock.monotonic() + self._parts.config.compute.start_timeout
+        while True:
+            instance = await self._up(told, deadline)
+            try:
+                return await self._open(instance, told, deadline)
+            except (errors.HostKeyError, errors.AccessDeniedError, errors.ProvisionError):
+                raise
+            except (errors.AuthenticationError, errors.VersionMismatchError):
+                raise
+            except (errors.ShellError, errors.WireError) as error:
+                if clock.monotonic() + SLICE / 5 >= deadline:
+                    raise await self._told_by_console(error, instance) from error
+                await clock.sleep(0.1)
+
+    async def _up(self, told: Told, deadline: float) -> Instance:
+        instance = await self.find()
+        if instance is None:
+            told("the master to be launched")
+            instance = await self.cluster.launch_master()
+        elif instance.state not in UP:
+            told(f"the master ({instance.id}, {instance.state}) to be started")
+            if instance.state is InstanceState.STOPPED:
+                await self._parts.cloud.start([instance.id])
+                instance = await self.cluster.look(instance.id)
+        self.placed.set()
+        return await self.cluster.bring_up(instance, deadline)
+
+    async def _open(self, instance: Instance, told: Told, deadline: float) -> Ascent:
+        parts = self._parts
+        told("the master to answer SSH")
+        until = min(deadline, parts.clock.monotonic() + SLICE)
+        async with AsyncExitStack() as stack:
+            target = await self.target(instance)
+            try:
+                connection = await provision.reach(
+                    parts.shell,
+                    target,
+                    deadline=until,
+                    clock=parts.clock,
+                    entropy=parts.entropy,
+                )
+            except errors.HostKeyError as error:
+                raise await self._unknown_yet(error, instance, target) from error
+            stack.push_async_callback(connection.aclose)
+            door = await self._door(connection, instance, told, deadline)
+            await stack.enter_async_context(door)
+            return Ascent(instance, connection, door, stack.pop_all())
+
+    async def target(self, instance: Instance) -> Target:
+        """How to reach the master's VM."""
+        if not self._consume:
+            username = self._parts.config.compute.ssh_username
+            return provision.target_of(instance, self._access, username)
+        compute = self._parts.config.compute
+        return Target(
+            name=f"{instance.name} ({instance.id})",
+            address=instance.address,
+            port=instance.ssh_port,
+            username=compute.ssh_username,
+            alias=instance.address,
+            known_hosts=await self._known_hosts(instance),
+            private_key=_read_key(compute.ssh_key_filename, instance),
+        )
+
+    async def _known_hosts(self, instance: Instance) -> str:
+        """The keys that a user's own VM may show: the user's, and what its console printed."""
+        printed = await self._printed_keys(instance)
+        lines = [_read_known_hosts(), *(f"{instance.address} {line}" for line in printed)]
+        return "\n".join(lines) + "\n"
+
+    async def _printed_keys(self, instance: Instance) -> list[str]:
+        """The host keys that cloud-init printed at the last boot; none while it has not."""
+        console = await self._parts.cloud.console(instance.id)
+        _, _, block = console.rpartition("-----BEGIN SSH HOST KEY KEYS-----")
+        block, end, _ = block.partition("-----END SSH HOST KEY KEYS-----")
+        return block.strip().splitlines() if end else []
+
+    async def _unknown_yet(
+        self, error: errors.HostKeyError, instance: Instance, target: Target
+    ) -> errors.ShellError:
+        """A user's own VM may answer before its console says by which key to know it."""
+        said = self._consume and await self._printed_keys(instance)
+        if not self._consume or (said and all(line in target.known_hosts for line in said)):
+            return error
+        return errors.UnreachableError(
+            f"the host key of {instance.id} is not known",
+            cause="it is not in ~/.ssh/known_hosts, and its console had not printed it yet",
+            hint=f"ssh to {instance.address} once yourself, and compare its key",
+        )
+
+    async def _door(
+        self, connection: Connection, instance: Instance, told: Told, deadline: float
+    ) -> MasterDoor:
+        path = await connection.forward(instance.address, instance.service_port)
+        name = client_name()
+        secret = self._access.client_secret
+        ours = bootstrap.read_package().digest
+        try:
+            door = await MasterDoor.open(path, secret=secret, name=name)
+        except (errors.AuthenticationError, errors.VersionMismatchError):
+            raise
+        except errors.WireError:
+            pass  # no service yet: it is installed below
+        else:
+            if door.package == ours:
+                return door
+            async with door:
+                await self._refuse_while_busy(door, ours)
+        told("dayfly to be installed on the master")
+        await self._install(connection, instance, deadline)
+        return await MasterDoor.open(path, secret=secret, name=name)
+
+    async def _refuse_while_busy(self, door: MasterDoor, ours: str) -> None:
+        running = [row.id for row in await door.list_jobs() if row.state is JobState.RUNNING]
+        if running:
+            raise errors.VersionMismatchError(
+                f"the master runs another dayfly ({door.package}, here {ours}) and is busy",
+                cause=f"it was started by another installation; jobs: {', '.join(running)}",
+                hint="wait for them, or dayfly job cancel JOB",
+            )
+
+    async def _install(self, connection: Connection, instance: Instance, deadline: float) -> None:
+        parts, compute = self._parts, self._parts.config.compute
+        left = max(1.0, deadline - parts.clock.monotonic())
+        package = bootstrap.read_package()
+        policy = parts.config.policy
+        config = MasterConfig(
+            instance=instance,
+            access=self._access,
+            package=package.digest,
+            host=instance.address,
+            port=instance.service_port,
+            username=compute.ssh_username,
+            runtime=compute.interpreter,
+            storage=parts.config.storage_config,
+            policy=policy,
+            start_timeout=compute.start_timeout,
+            log_level=parts.config.dayfly.log_level,
+        )
+        arm = policy if self._consume else None
+        await provision.install_master(connection, config, package, timeout=left, arm=arm)
+        if self._consume:
+            processes = await worker_processes(parts, instance.instance_type)
+            worker = WorkerConfig(
+                instance=instance.id,
+                master_host=instance.address,
+                master_port=instance.service_port,
+                secret=self._access.worker_secret,
+                processes=processes,
+                runtime=compute.interpreter,
+                storage=parts.config.storage_config,
+                policy=policy,
+                log_level=parts.config.dayfly.log_level,
+            )
+            await provision.install_worker(connection, worker, package, timeout=left)
+
+    async def _told_by_console(
+        self, error: errors.DayflyError, instance: Instance
+    ) -> errors.DayflyError:
+        """The same error, with the last lines that the VM printed while booting."""
+        tail = (await self._parts.cloud.console(instance.id)).strip().splitlines()[-8:]
+        if not tail:
+            return error
+        said = "\n    ".join(["its console ends:", *tail])
+        return type(error)(error.what, cause=f"{error.cause}\n    {said}", hint=error.hint)
+
+
+async def worker_processes(parts: Parts, instance_type: str) -> int:
+    """Parallel processes per worker: as configured, or the vCPUs of the type."""
+    configured = parts.config.compute.worker_processes
+    if configured == "AUTO":
+        return await parts.cloud.processes(instance_type)
+    return int(configured)
+
+
+def _read_key(filename: str, instance: Instance) -> str:
+    path = Path(filename).expanduser()
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise errors.ConfigError(
+            f"the key for {instance.id} cannot be read: {path}: {error.strerror}",
+            hint="name the VM's private key in ssh_key_filename",
+        ) from error
+
+
+def _read_known_hosts() -> str:
+    own = Path("~/.ssh/known_hosts").expanduser()
+    return own.read_text() if own.is_file() else ""
+
+
+def consumed(instance: Instance, runtime: str, processes: int) -> Instance:
+    """The user's VM as the master is to see it: the worker of its own jobs."""
+    tags = {
+        Tag.ROLE.value: "worker",
+        Tag.MODE.value: ExecMode.CONSUME.value,
+        Tag.RUNTIME.value: runtime,
+        Tag.PROCESSES.value: str(processes),
+    }
+    return msgspec.structs.replace(instance, tags=instance.tags | tags)

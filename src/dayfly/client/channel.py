@@ -1,0 +1,72 @@
+"""What a job handle needs of the session: the seam between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from dayfly.model import JobSpec
+from dayfly.wire import messages as m
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """What the session is waiting for before the master can speak for itself.
+
+    Attributes:
+        waiting: In words, as the progress line shows it (``2 VMs to answer SSH``).
+    """
+
+    waiting: str
+
+
+#: What comes out of a channel, in order; :class:`~dayfly.wire.messages.JobEnded` is the last.
+Event: TypeAlias = Phase | m.Delivery | m.Logs | m.JobStatus | m.Notice | m.JobEnded
+
+
+class JobChannel(Protocol):
+    """One job's conversation; it survives a broken connection to the master."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens to the job, up to and with its end.
+
+        Each delivery comes once and in order, whatever happens to the connection.
+
+        Raises:
+            DayflyError: The job cannot be brought to the master, or back from it.
+        """
+        ...
+
+    async def cancel(self, indices: list[int] | None = None) -> None:
+        """Stop the job, or some of its calls.
+
+        Returns when the master has confirmed the end of the job; for some calls, when it has
+        been told. Whoever has no patience bounds it.
+        """
+        ...
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as the executor hands it to the session; items follow through ``items``."""
+
+    spec: JobSpec
+    function: bytes
+    #: Zip archive of local modules, and its digest; empty for none.
+    modules: bytes = b""
+    modules_digest: str = ""
+
+
+class Session(Protocol):
+    """Whatever brings jobs to a master."""
+
+    def start(self, request: JobRequest, items: AsyncIterator[list[bytes]]) -> JobChannel:
+        """Bring the job to the master, launching what is missing.
+
+        Args:
+            request: The job.
+            items: The pickled items in order, some at a time. The first batch holds at least
+                as many as tell how many workers the job needs: ``max_workers * processes``,
+                or all of them, or what a slow source gave within a second.
+        """
+        ...

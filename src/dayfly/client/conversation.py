@@ -1,0 +1,231 @@
+"""The one conversation with the master that every job of an executor shares.
+
+When it breaks (the master's service or VM went down, the laptop slept) it is taken up again:
+what had been said is said again, and deliveries go on from the last number that came. The
+master knows a repeated word by its job and its place, and passes over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+from dayfly import errors
+from dayfly.client.ascent import Ascender, Ascent
+from dayfly.client.channel import Event, JobRequest, Phase
+from dayfly.client.supply import Supply
+from dayfly.model import JobState
+from dayfly.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+#: Times that a conversation which breaks while it is being taken up is taken up again.
+RESUMES = 5
+
+
+class Teller(Protocol):
+    """Whoever can say something to the master on a job's behalf."""
+
+    async def tell(
+        self, channel: Channel, message: m.FromClient, *, remember: bool = False
+    ) -> None:
+        """See :meth:`Conversation.tell`."""
+        ...
+
+
+class Channel:
+    """One job's part of it, as the handle sees it (:class:`dayfly.client.channel.JobChannel`).
+
+    Attributes:
+        said: What the master must know of the job, in order; said again after a break.
+        last: Number of the last delivery that came.
+        cancelled: Whether the whole job is to stop.
+        supply: Its workers, once it is known how many it needs.
+        launching: Whether a launch for it is under way.
+        owed: Workers that the master asked for meanwhile.
+        task: Whatever brings the job to the master.
+    """
+
+    def __init__(self, teller: Teller, request: JobRequest) -> None:
+        self._teller = teller
+        self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        self.request = request
+        self.said: list[m.FromClient] = []
+        self.last = 0
+        self.cancelled = False
+        self._over = asyncio.Event()
+        self.supply: Supply | None = None
+        self.launching = False
+        self.owed = 0
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.request.spec.id
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event has been queued."""
+        return self._over.is_set()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """See :meth:`dayfly.client.channel.JobChannel.events`."""
+        while True:
+            event = await self._events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if isinstance(event, m.JobEnded):
+                return
+
+    async def cancel(self, indices: list[int] | None = None) -> None:
+        """See :meth:`dayfly.client.channel.JobChannel.cancel`."""
+        if self.ended:
+            return
+        if indices is None:
+            self.cancelled = True
+            if self.task is not None and not self.task.done():
+                self.task.cancel()
+                await asyncio.wait([self.task])
+            if not self.said:
+                self.end(m.JobEnded(job=self.id, state=JobState.CANCELLED, after=0))
+                return
+        await self._teller.tell(self, m.Cancel(job=self.id, indices=indices))
+        if indices is None:
+            await self._over.wait()
+
+    def emit(self, event: Event) -> None:
+        """Queue an event for the handle."""
+        if not self.ended:
+            self._events.put_nowait(event)
+
+    def end(self, event: m.JobEnded) -> None:
+        """Queue the last event."""
+        self.emit(event)
+        self._over.set()
+
+    def fail(self, error: BaseException) -> None:
+        """The job cannot be brought to the master, or back from it."""
+        if not self.ended:
+            self._events.put_nowait(error)
+            self._over.set()
+
+
+class Conversation:
+    """Keeps the master's door open for as long as jobs need it."""
+
+    def __init__(
+        self,
+        ascender: Ascender,
+        channels: Mapping[str, Channel],
+        heard: Callable[[m.ToClient], Awaitable[None]],
+    ) -> None:
+        """Nothing happens before the first word.
+
+        Args:
+            ascender: Brings the master up.
+            channels: The jobs that are open, by id.
+            heard: Called with each thing that the master says unasked, in order.
+        """
+        self._ascender = ascender
+        self._channels = channels
+        self._heard = heard
+        self._ascent: Ascent | None = None
+        self._ascending = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether the master is being talked to."""
+        return self._ascent is not None
+
+    async def tell(
+        self, channel: Channel, message: m.FromClient, *, remember: bool = False
+    ) -> None:
+        """Say something to the master, bringing it up if need be.
+
+        Args:
+            channel: Whose job it is about.
+            message: What to say.
+            remember: Say it again after a break.
+
+        Raises:
+            DayflyError: The master cannot be brought up.
+        """
+        ascent = await self.ascent()
+        if remember:
+            channel.said.append(message)
+        with suppress(errors.WireError):  # the listener sees the break too, and mends it
+            await ascent.door.send(message)
+
+    async def ascent(self) -> Ascent:
+        """The master, up and listened to.
+
+        Raises:
+            DayflyError: It cannot be brought up.
+        """
+        async with self._ascending:
+            if self._ascent is None:
+                self._ascent = await self._take_up()
+                self._listener = asyncio.create_task(
+                    self._listen(self._ascent), name="dayfly listener"
+                )
+            return self._ascent
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        if self._ascent is not None:
+            await self._ascent.aclose()
+            self._ascent = None
+
+    async def _take_up(self) -> Ascent:
+        attempt = 0
+        while True:
+            attempt += 1
+            ascent = await self._ascender.ascend(self._told)
+            try:
+                await self._resume(ascent)
+            except errors.WireError:
+                await ascent.aclose()
+                if attempt == RESUMES:
+                    raise
+            except BaseException:
+                await ascent.aclose()
+                raise
+            else:
+                return ascent
+
+    async def _resume(self, ascent: Ascent) -> None:
+        for channel in self._channels.values():
+            if channel.ended or not channel.said:
+                continue
+            for message in channel.said:
+                await ascent.door.send(message)
+            await ascent.door.send(m.Follow(job=channel.id, after=channel.last))
+            if channel.cancelled:
+                await ascent.door.send(m.Cancel(job=channel.id))
+
+    def _told(self, waiting: str) -> None:
+        for channel in self._channels.values():
+            channel.emit(Phase(waiting=waiting))
+
+    async def _listen(self, ascent: Ascent) -> None:
+        async for message in ascent.door.pushed():
+            await self._heard(message)
+        self._ascent = None
+        await ascent.aclose()
+        if not self._channels:
+            return
+        log.warning("the conversation with the master broke; taking it up again")
+        try:
+            await self.ascent()
+        except errors.DayflyError as error:
+            for channel in self._channels.values():
+                channel.fail(error)

@@ -1,0 +1,370 @@
+"""The course of a job: what is said between it and its session, and what has come of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from dayfly import errors, serialize
+from dayfly.client.channel import Event, JobChannel, Phase
+from dayfly.client.items import Source
+from dayfly.clock import Clock
+from dayfly.model import CallOutcome, JobState, LogLine, OutcomeKind
+from dayfly.serialize import Outcome
+from dayfly.wire import messages as m
+
+#: Seconds that a cancellation waits for the master to be told, and then for the conversation
+#: to close.
+TELLING, CLOSING = 10.0, 5.0
+#: Outcomes that are fetched from storage at the same time.
+FETCHES = 16
+#: Seconds of decoding after which the loop gets its turn.
+SLICE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who follows the course of a job; nothing here waits or fails.
+
+    Attributes:
+        recorded: An outcome is here.
+        changed: The job stands differently.
+        heard: A function printed or logged a line.
+        noted: The user should read this; the second is its level, as in :mod:`logging`.
+        finished: Nothing more will come.
+        abandoned: The master was to be told to stop, and that was interrupted.
+    """
+
+    recorded: Callable[[Outcome], None]
+    changed: Callable[[], None]
+    heard: Callable[[LogLine], None]
+    noted: Callable[[str, str], None]
+    finished: Callable[[], None]
+    abandoned: Callable[[], None]
+
+
+class Connect(Protocol):
+    """Brings a job to a session."""
+
+    async def __call__(self, items: Feed, /) -> JobChannel | None:
+        """Submit; ``None`` when there was no item, so that nothing is launched."""
+        ...
+
+
+class Course:
+    """One job from its first item to its end; it begins when it is made.
+
+    Attributes:
+        arrived: The outcomes, in the order in which they came.
+        arrival: Set when the next outcomes come, or the end; a new one takes its place.
+        decided: Set once it is known what an await gives.
+        over: Set once nothing more will come.
+        failure: Why the job as a whole failed.
+        cancelled: Whether it was cancelled from here.
+        state: Its place in the life of a job.
+        status: The master's last word on how it stands.
+        started: When it began; like the moments below in seconds of the monotonic clock.
+        waiting_since: Since when it waits for what ``status`` says.
+        flowing_since: When its first call ran.
+        ended: When it ended.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        *,
+        source: Source,
+        connect: Connect,
+        fetch: Callable[[str], Awaitable[bytes]],
+        owner: Owner,
+        clock: Clock,
+    ) -> None:
+        """Begin; a loop must be running.
+
+        Args:
+            job: The job's id.
+            source: The items.
+            connect: Brings the job to a session.
+            fetch: Reads an object of storage.
+            owner: Who is told what happens.
+            clock: Dates it.
+        """
+        self._job = job
+        self._source = source
+        self._connect = connect
+        self._fetch = fetch
+        self._owner = owner
+        self._clock = clock
+
+        self.arrived: list[Outcome] = []
+        self.arrival = asyncio.Event()
+        self.decided = asyncio.Event()
+        self.over = asyncio.Event()
+        self.failure: BaseException | None = None
+        self.cancelled = False
+        self.state = JobState.RUNNING
+        self.status = m.JobStatus(
+            job=job, done=0, running=0, ready=0, coming=0, waiting="the first items"
+        )
+        self.started = self.waiting_since = clock.monotonic()
+        self.flowing_since: float | None = None
+        self.ended: float | None = None
+
+        self._channel: JobChannel | None = None
+        self._last_word: m.JobEnded | None = None
+        self._errands: asyncio.TaskGroup | None = None
+        self._slots = asyncio.Semaphore(FETCHES)
+        self._withdrawn: list[int] = []
+        self._parting: asyncio.Task[None] | None = None
+        self._talk = asyncio.create_task(self._run(), name=f"dayfly handle {job}")
+        self._talk.add_done_callback(self._finish)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the master is being told to stop the job."""
+        return self._parting is not None and not self.over.is_set()
+
+    # -- stopping it --
+
+    def cancel(self) -> bool:
+        """Stop every call; ``False`` when the job has ended already."""
+        if self.over.is_set():
+            return False
+        if self.failure is None:
+            self.cancelled = True
+        self._part()
+        return True
+
+    def give_up(self, failure: BaseException) -> None:
+        """The job has failed: its calls are stopped."""
+        if self.failure is not None or self.cancelled:
+            return
+        self.failure = failure
+        self.decided.set()
+        if not self.over.is_set():
+            self._part()
+
+    def withdraw(self, index: int) -> None:
+        """Stop one call."""
+        if self.over.is_set() or self._last_word is not None:
+            return
+        self._withdrawn.append(index)
+        # Those that are cancelled together are told together.
+        if len(self._withdrawn) == 1 and self._errands is not None:
+            self._errands.create_task(self._tell_withdrawn())
+
+    async def settled(self, timeout: float = TELLING + CLOSING) -> None:
+        """Wait until nothing of the job is left on this loop, at most ``timeout`` seconds."""
+        tasks = {self._talk, *([self._parting] if self._parting else [])}
+        await asyncio.wait(tasks, timeout=timeout)
+
+    def _part(self) -> None:
+        if self._parting is None:
+            self._parting = asyncio.create_task(
+                self._tell_and_leave(), name=f"dayfly cancel {self._job}"
+            )
+            self._owner.changed()
+
+    async def _tell_and_leave(self) -> None:
+        try:
+            await self._tell()
+        finally:
+            self._talk.cancel()
+
+    async def _tell(self) -> None:
+        """Tell the master to stop the job, within bounds."""
+        if self._channel is None or self._last_word is not None:
+            return
+        try:
+            async with asyncio.timeout(TELLING):
+                await self._channel.cancel()
+        except TimeoutError:
+            self._owner.noted(
+                f"job {self._job}: the master could not be told within {TELLING:.0f} s to stop "
+                "it; its timers bound it, or: dayfly clean",
+                "warning",
+            )
+        except errors.DayflyError as error:
+            self._owner.noted(
+                f"job {self._job}: the master could not be told to stop it: {error}", "warning"
+            )
+        except asyncio.CancelledError:
+            self._owner.abandoned()
+            raise
+
+    async def _tell_withdrawn(self) -> None:
+        assert self._channel is not None  # noqa: S101  # only called within the conversation
+        indices, self._withdrawn = self._withdrawn, []
+        await self._channel.cancel(indices)
+
+    # -- the conversation --
+
+    async def _run(self) -> None:
+        try:
+            async with aclosing(self._source):
+                await self._converse()
+        except asyncio.CancelledError:
+            if self._parting is None:
+                # Nobody cancelled the job: the loop is being closed around it.
+                self.cancelled = True
+                await self._tell()
+            raise
+
+    async def _converse(self) -> None:
+        self._channel = await self._connect(Feed(self._source, self.give_up))
+        if self._channel is None:
+            self._last_word = m.JobEnded(job=self._job, state=JobState.COMPLETED, after=0)
+            return
+        self._wait_for("the master")
+        events = self._channel.events()
+        try:
+            async with asyncio.TaskGroup() as errands:
+                await self._listen(events, errands)
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+
+    async def _listen(self, events: AsyncIterator[Event], errands: asyncio.TaskGroup) -> None:
+        self._errands = errands
+        try:
+            if self._withdrawn:
+                errands.create_task(self._tell_withdrawn())
+            async for event in events:
+                if isinstance(event, m.JobEnded):
+                    self._last_word = event
+                    return
+                if isinstance(event, m.Delivery):
+                    await self._receive(event.outcomes, errands)
+                else:
+                    self._take(event)
+        finally:
+            self._errands = None
+
+    def _take(self, event: Phase | m.Logs | m.JobStatus | m.Notice) -> None:
+        match event:
+            case m.JobStatus():
+                self._stand(event)
+            case Phase(waiting=waiting):
+                self._stand(msgspec.structs.replace(self.status, waiting=waiting))
+            case m.Logs(lines=lines):
+                for line in lines:
+                    self._owner.heard(line)
+            case m.Notice(text=text, level=level):
+                self._owner.noted(text, level)
+
+    def _stand(self, status: m.JobStatus) -> None:
+        if status.waiting != self.status.waiting:
+            self.waiting_since = self._clock.monotonic()
+        if status.running:
+            self._flow()
+        self.status = status
+        self._owner.changed()
+
+    def _wait_for(self, what: str) -> None:
+        self.status = msgspec.structs.replace(self.status, waiting=what)
+
+    def _flow(self) -> None:
+        if self.flowing_since is None:
+            self.flowing_since = self._clock.monotonic()
+
+    async def _receive(self, outcomes: list[CallOutcome], errands: asyncio.TaskGroup) -> None:
+        self._flow()
+        self._wait_for("")
+        turn = self._clock.monotonic() + SLICE
+        for outcome in outcomes:
+            if outcome.kind is OutcomeKind.STORED:
+                await self._slots.acquire()
+                errands.create_task(self._fetch_outcome(outcome))
+            else:
+                self._record(serialize.decode(outcome, self._job))
+            if self._clock.monotonic() >= turn:
+                self._announce()
+                await asyncio.sleep(0)
+                turn = self._clock.monotonic() + SLICE
+        self._announce()
+
+    async def _fetch_outcome(self, outcome: CallOutcome) -> None:
+        try:
+            stored = await self._fetch(outcome.payload.decode())
+        except errors.StorageError as error:
+            # This call's value is lost; the others are not.
+            self._record(Outcome(index=outcome.index, error=error, worker=outcome.worker))
+        else:
+            self._record(serialize.decode(outcome, self._job, stored))
+        finally:
+            self._slots.release()
+        self._announce()
+
+    def _record(self, outcome: Outcome) -> None:
+        self.arrived.append(outcome)
+        self._owner.recorded(outcome)
+
+    def _announce(self) -> None:
+        """Wake who waits for outcomes."""
+        self._source.settle(len(self.arrived))
+        arrival, self.arrival = self.arrival, asyncio.Event()
+        arrival.set()
+        self._owner.changed()
+
+    # -- its end --
+
+    def _finish(self, talk: asyncio.Task[None]) -> None:
+        """Whichever way the conversation went, settle what became of the job."""
+        error = None if talk.cancelled() else talk.exception()
+        if self.failure is None and not self.cancelled:
+            self.failure = self._verdict(error)
+        if self.failure is not None:
+            self.state = JobState.FAILED
+        else:
+            self.state = JobState.CANCELLED if self.cancelled else JobState.COMPLETED
+        self.ended = self._clock.monotonic()
+        self.over.set()
+        self.decided.set()
+        self.arrival.set()
+        self._owner.finished()
+
+    def _verdict(self, error: BaseException | None) -> BaseException | None:
+        """What the job failed of, if it did."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is not None:
+            return error
+        last = self._last_word
+        if last is None:
+            return errors.WireError(f"job {self._job}: the conversation ended before the job did")
+        if last.state is JobState.CANCELLED:
+            why = last.reason or "by another program or terminal"
+            return errors.JobCancelledError(f"job {self._job} was cancelled: {why}")
+        if last.state is not JobState.COMPLETED:
+            kind = getattr(errors, last.error, errors.JobError)
+            failure: BaseException = kind(last.reason or f"job {self._job} failed")
+            return failure
+        came, total = len(self.arrived), self._source.total
+        if came != total:
+            return errors.WireError(f"job {self._job} ended with {came} of {total} outcomes")
+        return None
+
+
+class Feed:
+    """The items as the session reads them: what goes wrong there is the job's failure."""
+
+    def __init__(self, source: Source, give_up: Callable[[BaseException], None]) -> None:
+        self.source = source
+        self._give_up = give_up
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        try:
+            return await anext(self.source)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._give_up(error)
+            raise

@@ -1,0 +1,285 @@
+"""The handle of a job: awaitable, cancellable, and full of what has come back so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+from dayfly import errors
+from dayfly.client import progress as reading
+from dayfly.client.course import Connect, Course, Owner
+from dayfly.client.display import Display
+from dayfly.client.futures import CallFuture
+from dayfly.client.items import Source
+from dayfly.client.progress import Progress
+from dayfly.clock import Clock
+from dayfly.model import LogLine
+from dayfly.serialize import Outcome
+
+T = TypeVar("T")
+
+#: Seconds that an await which fails waits for the master to be told to stop the rest: "at
+#: once" while the master is there.
+PARTING = 1.0
+
+
+class Job(Generic[T]):
+    """One ``map``, ``submit`` or ``map_reduce``, begun already.
+
+    ``await job`` gives the results in the order of the items. The first call that fails
+    raises there as its own type and stops the calls that remain, unless the job was started
+    with ``return_exceptions``. Cancelling the last await cancels the job: the calls are
+    stopped on their workers before the cancellation goes on.
+
+    Attributes:
+        id: The job's name everywhere: in ``dayfly job list``, in storage, in logs.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002  # the public attribute's name
+        function: str,
+        source: Source,
+        connect: Connect,
+        fetch: Callable[[str], Awaitable[bytes]],
+        shape: Callable[[list[Any]], T],
+        return_exceptions: bool,
+        display: Display,
+        on_log: Callable[[LogLine], None] | None,
+        on_ended: Callable[[Job[Any]], None],
+        on_abandoned: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        """Begin; a loop must be running. Jobs are made by the executor.
+
+        Args:
+            id: The job's id.
+            function: The function's name, for people.
+            source: The items.
+            connect: Brings the job to a session.
+            fetch: Reads an object of storage.
+            shape: From the results in order to what ``await`` gives.
+            return_exceptions: Whether failed calls give their exception as result.
+            display: Where it is shown.
+            on_log: Called with each line that the function prints or logs.
+            on_ended: Called when nothing more will come.
+            on_abandoned: Called when the master could not be told of a cancellation because
+                that was interrupted too.
+            clock: Dates what the display shows.
+        """
+        self.id = id
+        self._function = function
+        self._source = source
+        self._shape = shape
+        self._return_exceptions = return_exceptions
+        self._display = display
+        self._on_log = on_log
+        self._on_ended = on_ended
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._failed = 0
+        self._first_failure: Exception | None = None
+        self._futures: list[CallFuture] = []
+        #: Who waits: for the result, or for the next outcome.
+        self._waiters = 0
+        self._awaited = False
+        owner = Owner(
+            recorded=self._recorded,
+            changed=lambda: display.changed(self),
+            heard=self._heard,
+            noted=display.note,
+            finished=self._finished,
+            abandoned=on_abandoned,
+        )
+        self._course = Course(
+            id, source=source, connect=connect, fetch=fetch, owner=owner, clock=clock
+        )
+        display.add(self)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._result().__await__()
+
+    def __repr__(self) -> str:
+        state = self._course.state.value
+        return f"<Job {self.id} {self._function} {state} {reading.tally(self.progress)}>"
+
+    def _repr_html_(self) -> str:
+        return reading.html(self.view(), self._clock.monotonic())
+
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self._course.over.is_set()
+
+    def cancel(self) -> bool:
+        """Stop every call of the job; awaiting it raises ``CancelledError`` from then on.
+
+        Returns:
+            ``False`` when it has ended already.
+        """
+        return self._course.cancel()
+
+    @property
+    def progress(self) -> Progress:
+        """The counts, as they stand now."""
+        status, over = self._course.status, self.done()
+        return Progress(
+            total=self._source.total,
+            done=len(self._course.arrived),
+            failed=self._failed,
+            running=0 if over else status.running,
+            workers_ready=status.ready,
+            workers_coming=0 if over else status.coming,
+            waiting="" if over else status.waiting,
+        )
+
+    def as_completed(self) -> AsyncIterator[Outcome]:
+        """The outcomes in the order in which they come, failed ones among them.
+
+        Ask ``outcome.result()`` for the value, or for the call's own exception to be raised.
+        Leaving the loop does not stop the job; being cancelled while it waits does.
+
+        Raises:
+            DayflyError: The job as a whole failed.
+            CancelledError: The job was cancelled.
+        """
+        return _Arrivals(self, self._course)
+
+    @property
+    def futures(self) -> list[asyncio.Future[Any]]:
+        """One future per call, in the order of the items, for ``asyncio.wait`` and friends.
+
+        Cancelling one stops that call only; for the job it then counts as failed, by
+        :class:`~dayfly.errors.CallCancelledError`.
+
+        Raises:
+            UsageError: How many calls there are is not known yet.
+        """
+        if self._source.total is None:
+            raise errors.UsageError(
+                f"job {self.id}: how many calls it has is not known before its items are read",
+                cause="they come from an iterable without a length",
+                hint="map(fn, list(items)), or as_completed()",
+            )
+        if not self._futures:
+            withdraw = self._course.withdraw
+            self._futures = [CallFuture(i, withdraw) for i in range(self._source.total)]
+            for outcome in self._course.arrived:
+                self._settle_future(outcome)
+            if self.done():
+                self._settle_futures()
+        return list(self._futures)
+
+    def view(self) -> reading.View:
+        """How it stands, for a display."""
+        course = self._course
+        return reading.View(
+            job=self.id,
+            function=self._function,
+            counts=self.progress,
+            started=course.started,
+            state=course.state,
+            cancelling=course.stopping,
+            waiting_since=course.waiting_since,
+            flowing_since=course.flowing_since,
+            ended=course.ended,
+            error=reading.in_a_line(course.failure),
+        )
+
+    async def settled(self) -> None:
+        """Wait until nothing of a cancelled job is left on this loop.
+
+        That is bounded: the master is told, or given up on, within seconds.
+        """
+        await self._course.settled()
+
+    # -- waiting for it --
+
+    async def _result(self) -> T:
+        course = self._course
+        self._awaited = True
+        self._heed_failure()
+        await self._attend(course.decided)
+        if not self.done():
+            await course.settled(timeout=PARTING)
+        self._raise_failure()
+        ordered = sorted(course.arrived, key=attrgetter("index"))
+        return self._shape([o.value if o.error is None else o.error for o in ordered])
+
+    async def _attend(self, event: asyncio.Event) -> None:
+        """Wait on the caller's behalf; the last caller that is cancelled takes the job along."""
+        self._waiters += 1
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            if self._waiters == 1 and self.cancel():
+                await self.settled()
+            raise
+        finally:
+            self._waiters -= 1
+
+    def _heed_failure(self) -> None:
+        """A call that fails ends the job for those who await it, not for other readers."""
+        if self._first_failure is not None and self._awaited and not self._return_exceptions:
+            self._course.give_up(self._first_failure)
+
+    def _raise_failure(self) -> None:
+        if self._course.failure is not None:
+            raise self._course.failure
+        if self._course.cancelled:
+            raise asyncio.CancelledError(f"job {self.id} was cancelled")
+
+    # -- what its course tells it --
+
+    def _recorded(self, outcome: Outcome) -> None:
+        self._settle_future(outcome)
+        if outcome.error is not None:
+            self._failed += 1
+            if self._first_failure is None:
+                self._first_failure = outcome.error
+            self._heed_failure()
+
+    def _heard(self, line: LogLine) -> None:
+        self._display.log(line)
+        if self._on_log is not None:
+            # What it raises goes to the loop's exception handler, not into the job.
+            self._loop.call_soon(self._on_log, line)
+
+    def _finished(self) -> None:
+        self._settle_futures()
+        self._display.remove(self)
+        self._on_ended(self)
+
+    def _settle_future(self, outcome: Outcome) -> None:
+        if outcome.index < len(self._futures):
+            self._futures[outcome.index].settle(outcome.value, outcome.error)
+
+    def _settle_futures(self) -> None:
+        for future in self._futures:
+            if self._course.failure is not None:
+                future.settle(None, self._course.failure)
+            elif self._course.cancelled:
+                future.cancel()
+
+
+class _Arrivals:
+    """One reader's place among a job's outcomes."""
+
+    def __init__(self, job: Job[Any], course: Course) -> None:
+        self._job = job
+        self._course = course
+        self._place = 0
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        while self._place >= len(self._course.arrived):
+            if self._job.done():
+                self._job._raise_failure()
+                raise StopAsyncIteration
+            await self._job._attend(self._course.arrival)
+        self._place += 1
+        return self._course.arrived[self._place - 1]

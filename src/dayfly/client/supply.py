@@ -1,0 +1,110 @@
+"""How many workers a job lacks, and their launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dayfly.client.ascent import consumed
+from dayfly.client.cluster import Cluster
+from dayfly.errors import CapacityError, NoWorkersError
+from dayfly.model import ExecMode, Instance, JobSpec, Launch, WorkerRow
+
+#: Phases of a worker that can take, or will soon take, the calls of a new job.
+FREE = frozenset({"connecting", "installing", "starting", "idle"})
+
+
+def wanted(calls: int, processes: int, most: int) -> int:
+    """Workers that a job of ``calls`` needs: ``min(most, ceil(calls / processes))``."""
+    return max(1, min(most, -(-calls // processes)))
+
+
+def missing(spec: JobSpec, rows: list[WorkerRow], most: int) -> int:
+    """Workers to launch beside those that the master has.
+
+    Args:
+        spec: The job.
+        rows: The master's workers.
+        most: ``max_workers``, which counts busy workers too.
+    """
+    if spec.mode is ExecMode.CREATE:
+        return spec.wanted
+    alike = [
+        row
+        for row in rows
+        if row.role == "worker"
+        and row.mode == spec.mode.value
+        and row.runtime == spec.runtime
+        and row.instance_type == spec.instance_type
+        and row.processes == spec.processes
+        and row.phase not in {"lost", "leaving"}
+    ]
+    free = sum(row.phase in FREE for row in alike)
+    return max(0, min(spec.wanted - free, most - len(alike)))
+
+
+class Supplied(msgspec.Struct, frozen=True, kw_only=True):
+    """What a launch for a job brought: instances for the master, words for the user."""
+
+    instances: list[Instance] = []
+    notice: str = ""
+
+
+@dataclass
+class Supply:
+    """The workers of one job: launched in rounds, the first and then for those lost."""
+
+    cluster: Cluster
+    spec: JobSpec
+    rounds: int = 0
+    launched: list[str] = field(default_factory=list)
+
+    @property
+    def budget(self) -> int:
+        """Workers that may still be launched: each may be replaced twice on average."""
+        return max(0, 3 * self.spec.wanted - len(self.launched))
+
+    async def launch(self, count: int, *, others: bool) -> Supplied:
+        """Launch ``count`` workers, or as many as can be had.
+
+        Args:
+            count: How many.
+            others: Whether the job has other workers, so that none at all is no error.
+
+        Raises:
+            NoWorkersError: None could be had, and there are no others.
+        """
+        count = min(count, self.budget)
+        if count <= 0:
+            return Supplied()
+        round_, self.rounds = self.rounds, self.rounds + 1
+        try:
+            launch = await self.cluster.launch_workers(self.spec, count, round_)
+        except CapacityError as error:
+            if others:
+                return Supplied(notice=f"no further worker could be had: {error.what}")
+            raise NoWorkersError(
+                f"job {self.spec.id}: none of {count} workers could be had",
+                cause=f"{error.what} {error.cause}".strip(),
+                hint=error.hint or "try again later, or another worker_instance_type",
+            ) from error
+        self.launched += [instance.id for instance in launch.instances]
+        return Supplied(instances=launch.instances, notice=_report(launch, count))
+
+    async def adoptable(self) -> list[Instance]:
+        """Workers that are up already, to be handed to a master that has just come up."""
+        return await self.cluster.idle_workers(self.spec)
+
+    def itself(self, instance: Instance) -> Instance:
+        """The VM of consume mode, as the worker of its own job."""
+        return consumed(instance, self.spec.runtime, self.spec.processes)
+
+
+def _report(launch: Launch, asked: int) -> str:
+    if len(launch.instances) >= asked:
+        return ""
+    pools = "; ".join(
+        f"{s.pool} gave {s.got} of {s.asked}: {s.code} ({s.message})" for s in launch.shortfalls
+    )
+    return f"running with {len(launch.instances)} of {asked} workers: {pools}"

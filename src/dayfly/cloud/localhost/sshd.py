@@ -1,0 +1,136 @@
+"""The embedded VM's SSH server: host keys, who may come in, and where they may go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import asyncssh
+
+from dayfly.cloud.localhost.faults import read_faults
+from dayfly.cloud.localhost.machine import Machine
+from dayfly.cloud.localhost.session import Session
+from dayfly.cloud.localhost.userdata import SshKeys
+
+#: What a client may call this VM when it asks for a connection through it.
+_SELF = ("127.0.0.1", "localhost", "::1")
+
+
+def host_key(machine: Machine, given: SshKeys | None) -> Path:
+    """Put the host's key on the disk, at its first boot, and print its public half.
+
+    Returns:
+        The private key's file; its certificate, if any, lies beside it.
+    """
+    path = machine.inside("/etc/ssh/ssh_host_ed25519_key")
+    if not path.exists():
+        if given is None:
+            key = asyncssh.generate_private_key("ssh-ed25519", comment=machine.layout.id)
+            _write(path, key.export_private_key().decode())
+            _write(path.with_name(f"{path.name}.pub"), key.export_public_key().decode())
+        else:
+            _write(path, given.ed25519_private)
+            _write(path.with_name(f"{path.name}.pub"), given.ed25519_public)
+            if given.ed25519_certificate:
+                _write(path.with_name(f"{path.name}-cert.pub"), given.ed25519_certificate)
+    public = path.with_name(f"{path.name}.pub").read_text().strip()
+    # As cloud-init prints them, for whoever reads the console to learn them from.
+    machine.print("-----BEGIN SSH HOST KEY KEYS-----")
+    machine.print(public)
+    machine.print("-----END SSH HOST KEY KEYS-----")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text.rstrip("\n") + "\n")
+
+
+@contextlib.asynccontextmanager
+async def serve(machine: Machine, key: Path, port: int, cloud: Path) -> AsyncIterator[None]:
+    """Serve SSH within a ``with``.
+
+    Args:
+        machine: The VM.
+        key: The host's private key.
+        port: Where to listen.
+        cloud: The cloud's directory, for the faults that it asks for.
+    """
+    acceptor = await asyncssh.create_server(
+        lambda: Server(machine, cloud),
+        machine.address,
+        port,
+        server_host_keys=[str(key)],
+        encoding=None,
+        line_editor=False,
+        x11_forwarding=False,
+        agent_forwarding=False,
+        allow_scp=False,
+        compression_algs=["none"],
+        login_timeout=30,
+        keepalive_interval=30,
+        config=None,
+    )
+    try:
+        yield
+    finally:
+        acceptor.close()
+
+
+@contextlib.asynccontextmanager
+async def say_nothing(address: str, port: int) -> AsyncIterator[None]:
+    """Accept connections within a ``with``, and never say a word."""
+    held: list[asyncio.StreamWriter] = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+
+    server = await asyncio.start_server(accept, address, port)
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in held:
+            writer.close()
+
+
+class Server(asyncssh.SSHServer):
+    """One connection: public keys only, any user name, forwarding to this VM only."""
+
+    def __init__(self, machine: Machine, cloud: Path) -> None:
+        self._machine = machine
+        self._cloud = cloud
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Cut it later, if that fault was asked for."""
+        self._connection = conn
+        seconds = read_faults(self._cloud).ssh_drops_after
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, conn.abort)
+
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002
+        """Read the authorized keys anew, as sshd does."""
+        keys = self._machine.layout.home / ".ssh" / "authorized_keys"
+        if self._connection is not None and keys.exists() and keys.stat().st_size:
+            self._connection.set_authorized_keys(str(keys))
+        return True
+
+    def session_requested(self) -> Session:
+        """Run a command or a shell."""
+        return Session(self._machine)
+
+    def connection_requested(
+        self,
+        dest_host: str,
+        dest_port: int,
+        orig_host: str,  # noqa: ARG002
+        orig_port: int,  # noqa: ARG002
+    ) -> Literal[False] | Coroutine[Any, Any, Any]:
+        """Lead to this VM's own address, by whichever name, and nowhere else."""
+        if self._connection is None or dest_host not in (*_SELF, self._machine.address):
+            return False
+        return self._connection.forward_connection(self._machine.address, dest_port)

@@ -1,0 +1,170 @@
+"""Everything that dayfly raises, in one tree.
+
+::
+
+    DayflyError
+    ├── ConfigError                 a key, a type or a rule of the configuration
+    ├── UsageError                  an argument, or a moment, that dayfly cannot work with
+    ├── SerializationError          a function, an item or an outcome that cannot be pickled
+    ├── CloudError                  the cloud said no, or could not be asked
+    │   ├── CapacityError           fewer instances than the minimum could be had
+    │   └── InstanceNotFoundError
+    ├── ShellError                  a VM could not be talked to
+    │   ├── UnreachableError        SSH never answered within its deadline
+    │   ├── HostKeyError            the VM that answered is not the one that was launched
+    │   ├── AccessDeniedError       the VM refused our key
+    │   └── CommandError            a command on the VM failed
+    ├── StorageError                storage refused or failed
+    │   ├── ObjectNotFoundError
+    │   └── ObjectExistsError       a put with ``if_absent`` came second
+    ├── ProvisionError              a VM is up, but could not be made a master or a worker
+    ├── WireError                   the conversation with the master broke
+    │   ├── AuthenticationError     the other side does not hold the cluster's secret
+    │   └── VersionMismatchError
+    ├── JobError                    a whole job ended before all of its calls had an outcome
+    │   ├── HardTimeoutError        cut by ``hard_dismantle_timeout``
+    │   ├── NoWorkersError          no worker could be had, or none is left
+    │   └── JobCancelledError       cancelled by another program or terminal
+    └── CallError                   one call failed, and not by an exception of its own
+        ├── CallTimeoutError        it ran over ``timeout``
+        ├── CallCrashedError        its process died: os._exit, a signal, no memory
+        ├── CallCancelledError      it was cancelled alone
+        └── RemoteError             it raised something that cannot be rebuilt here
+
+A call that raises is re-raised as its own type, not as one of these (see
+:mod:`dayfly.serialize`).
+"""
+
+from __future__ import annotations
+
+
+class DayflyError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: What happened, and to which VM, call or key.
+        cause: The likeliest cause, with the evidence for it.
+        hint: The next thing to do, most often a command to type.
+    """
+
+    def __init__(self, what: str, *, cause: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.cause = cause
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.cause:
+            lines.append(f"  cause: {self.cause}")
+        if self.hint:
+            lines.append(f"  next:  {self.hint}")
+        return "\n".join(lines)
+
+
+class ConfigError(DayflyError):
+    """A key, a type or a rule of the configuration."""
+
+
+class UsageError(DayflyError):
+    """An argument, or a moment, that dayfly cannot work with."""
+
+
+class SerializationError(DayflyError):
+    """A function, an item or an outcome that cannot be pickled."""
+
+
+class CloudError(DayflyError):
+    """The cloud said no, or could not be asked."""
+
+
+class CapacityError(CloudError):
+    """Fewer instances than the minimum could be had."""
+
+
+class InstanceNotFoundError(CloudError):
+    """The cloud knows no such instance."""
+
+
+class ShellError(DayflyError):
+    """A VM could not be talked to."""
+
+
+class UnreachableError(ShellError):
+    """SSH never answered within its deadline."""
+
+
+class HostKeyError(ShellError):
+    """The VM that answered is not the one that was launched."""
+
+
+class AccessDeniedError(ShellError):
+    """The VM refused our key."""
+
+
+class CommandError(ShellError):
+    """A command on the VM failed."""
+
+
+class StorageError(DayflyError):
+    """Storage refused or failed."""
+
+
+class ObjectNotFoundError(StorageError):
+    """No object has this key."""
+
+
+class ObjectExistsError(StorageError):
+    """A put with ``if_absent`` came second."""
+
+
+class ProvisionError(DayflyError):
+    """A VM is up, but could not be made a master or a worker."""
+
+
+class WireError(DayflyError):
+    """The conversation with the master broke."""
+
+
+class AuthenticationError(WireError):
+    """The other side does not hold the cluster's secret."""
+
+
+class VersionMismatchError(WireError):
+    """The two sides speak different versions of the protocol."""
+
+
+class JobError(DayflyError):
+    """A whole job ended before all of its calls had an outcome."""
+
+
+class HardTimeoutError(JobError):
+    """The job was cut by ``hard_dismantle_timeout``."""
+
+
+class NoWorkersError(JobError):
+    """No worker could be had, or none is left."""
+
+
+class JobCancelledError(JobError):
+    """The job was cancelled by another program or terminal."""
+
+
+class CallError(DayflyError):
+    """One call failed, and not by an exception of its own."""
+
+
+class CallTimeoutError(CallError, TimeoutError):
+    """The call ran over its ``timeout``."""
+
+
+class CallCrashedError(CallError):
+    """The call's process died: ``os._exit``, a signal, no memory."""
+
+
+class CallCancelledError(CallError):
+    """The call was cancelled alone."""
+
+
+class RemoteError(CallError):
+    """The call raised something that cannot be rebuilt here."""

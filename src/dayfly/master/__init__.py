@@ -1,0 +1,1 @@
+"""On the master VM: the scheduler, the fleet and the service."""

@@ -1,0 +1,110 @@
+"""A job that is over, in storage: it can be read after every VM is gone.
+
+The record is written last, so whoever finds it finds the rest:
+
+* ``keys.record``: the :class:`~dayfly.model.JobRow` as JSON;
+* ``keys.outcomes``: parts 0, 1, ..., each a MessagePack array of encoded
+  :class:`~dayfly.wire.messages.Delivery`;
+* ``keys.logs``: a MessagePack array of :class:`~dayfly.model.LogLine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from dayfly.errors import DayflyError
+from dayfly.master.journal import Journal
+from dayfly.master.logbook import Logbook
+from dayfly.model import JobRow
+from dayfly.storage import keys
+from dayfly.storage.base import Storage
+from dayfly.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+#: Bytes of outcomes per part, about.
+PART = 8 * 1024 * 1024
+
+
+async def archive(row: JobRow, journal: Journal, logbook: Logbook, storage: Storage) -> None:
+    """Write a job that is over to storage.
+
+    Raises:
+        StorageError: Storage refused; nothing is lost here, and it can be said again.
+    """
+    part, size, after = 0, 0, 0
+    frames: list[bytes] = []
+    while page := journal.deliveries(row.id, after, 64):
+        after = page[-1][0]
+        frames += [frame for _, frame in page]
+        size += sum(len(frame) for _, frame in page)
+        if size >= PART:
+            await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
+            part, size, frames = part + 1, 0, []
+    if frames:
+        await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
+    if logbook.size(row.id):
+        lines = logbook.lines(row.id)
+        await storage.put_object(keys.logs(row.id), m.ENCODER.encode(lines))
+    await storage.put_object(keys.record(row.id), msgspec.json.encode(row))
+
+
+class Archivist:
+    """Writes jobs that are over, each in a task of its own.
+
+    Args:
+        journal: Where the outcomes are.
+        logbook: Where the logs are.
+        storage: Where to.
+        done: Called at the end of each, with the words of a failure or none.
+
+    Attributes:
+        idle: Set while nothing is being written.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        logbook: Logbook,
+        storage: Storage,
+        done: Callable[[JobRow, str], None],
+    ) -> None:
+        self._journal = journal
+        self._logbook = logbook
+        self._storage = storage
+        self._done = done
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def begin(self, row: JobRow) -> None:
+        """Begin to write a job."""
+        self.idle.clear()
+        task = asyncio.create_task(self._write(row), name=f"dayfly archive {row.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def aclose(self) -> None:
+        """Stop; what is not written is begun again after a restart."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, row: JobRow) -> None:
+        failure = ""
+        try:
+            await archive(row, self._journal, self._logbook, self._storage)
+        except DayflyError as error:
+            failure = f"job {row.id} could not be written to storage: {error}"
+            log.warning("%s", failure)
+        self._done(row, failure)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self.idle.set()

@@ -1,0 +1,68 @@
+"""One job as the service keeps it beside the scheduler: for its followers and its row."""
+
+from __future__ import annotations
+
+from dayfly.master.journal import KeptJob
+from dayfly.model import CallOutcome, JobRow, JobSpec, JobState
+from dayfly.wire import messages as m
+
+
+class Dossier:
+    """One job that is not forgotten yet.
+
+    Attributes:
+        last: Number of the last delivery that is committed: as far as followers may read.
+        fresh: Outcomes that wait for the next delivery.
+        ended: The last word, once it is committed.
+        row: Its row, once it is over.
+        workers: Those that took part.
+        archived: Whether storage has it, or has refused it.
+        released: Whether a client holds every outcome.
+    """
+
+    def __init__(self, submit: m.Submit) -> None:
+        spec = submit.spec
+        self.spec: JobSpec = spec
+        self.brief = m.JobBrief(
+            id=spec.id,
+            function=submit.function,
+            modules=submit.modules,
+            timeout=spec.timeout,
+            environment=spec.environment,
+            reserved=spec.reserved,
+        )
+        self.last = 0
+        self.fresh: list[CallOutcome] = []
+        self.ended: m.JobEnded | None = None
+        self.row: JobRow | None = None
+        self.workers: dict[str, None] = {}
+        self.archived = False
+        self.released = False
+
+    @classmethod
+    def of(cls, submit: m.Submit, kept: KeptJob) -> Dossier:
+        """As the journal remembers it."""
+        dossier = cls(submit)
+        dossier.last = kept.last
+        dossier.ended = kept.ended
+        dossier.row = kept.row
+        dossier.archived = kept.archived
+        dossier.released = kept.released
+        return dossier
+
+    def row_now(
+        self, done: int, failed: int, total: int | None, state: JobState, reason: str = ""
+    ) -> JobRow:
+        """Its row with these counts."""
+        return JobRow(
+            id=self.spec.id,
+            function=self.spec.function,
+            submitted_at=self.spec.submitted_at,
+            workers=len(self.workers),
+            done=done,
+            failed=failed,
+            total=total,
+            state=state,
+            reason=reason,
+            client=self.spec.client,
+        )

@@ -1,0 +1,214 @@
+"""What happens to the scheduler, and what it wants done: frozen values, no I/O.
+
+Times are seconds on the clock that :meth:`Scheduler.handle` is given.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from dayfly.model import CallOutcome, ExecMode, JobSpec, JobState
+from dayfly.wire import messages as m
+from dayfly.wire.messages import Span
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """Which workers may serve which jobs: those of the same pool.
+
+    Attributes:
+        job: Only for ``create``, whose workers serve the one job that they were made for.
+    """
+
+    mode: ExecMode
+    runtime: str = ""
+    instance_type: str = ""
+    processes: int = 0
+    job: str = ""
+
+
+def pool_of(spec: JobSpec) -> Pool:
+    """The pool of a job."""
+    if spec.mode is ExecMode.CREATE:
+        return Pool(spec.mode, job=spec.id)
+    if spec.mode is ExecMode.CONSUME:
+        return Pool(spec.mode)
+    return Pool(spec.mode, spec.runtime, spec.instance_type, spec.processes)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Anything that happens."""
+
+
+class JobSubmitted(Event, frozen=True):
+    """A new job, its items to follow."""
+
+    spec: JobSpec
+
+
+class JobRestored(Event, frozen=True):
+    """A running job, read back from the journal.
+
+    Attributes:
+        chunks: The chunks of items that have come, as spans, in order.
+        done: One bit of truth per call that has come: whether it has an outcome.
+        failed: How many of those outcomes are failures.
+        started: When its first call was handed out.
+    """
+
+    spec: JobSpec
+    chunks: list[Span]
+    total: int | None
+    done: bytearray
+    failed: int
+    started: float | None
+
+
+class ItemsCame(Event, frozen=True):
+    """The next chunk of a job's items; calls of two chunks never share a span."""
+
+    job: str
+    start: int
+    count: int
+
+
+class ItemsEnded(Event, frozen=True):
+    """All of a job's items have come."""
+
+    job: str
+    total: int
+
+
+class FollowersChanged(Event, frozen=True):
+    """How many clients are attached to a job now."""
+
+    job: str
+    count: int
+
+
+class CancelAsked(Event, frozen=True):
+    """Stop a job, or some of its calls."""
+
+    job: str
+    indices: list[int] | None
+    reason: str
+
+
+class WorkerComing(Event, frozen=True):
+    """An instance is on its way to be a worker.
+
+    Attributes:
+        returning: It was a worker before the master restarted, and may hold calls.
+        engaged: The jobs that it had taken part in.
+    """
+
+    worker: str
+    pool: Pool
+    returning: bool = False
+    engaged: list[str] = []
+
+
+class WorkerReady(Event, frozen=True):
+    """A worker's standing request for work."""
+
+    worker: str
+    incarnation: str
+    processes: int
+    holding: dict[str, list[Span]]
+
+
+class WorkerLost(Event, frozen=True):
+    """A worker is gone, or never came; why, with evidence."""
+
+    worker: str
+    reason: str
+
+
+class OutcomesCame(Event, frozen=True):
+    """Outcomes from a worker; the first one of a call counts."""
+
+    worker: str
+    job: str
+    outcomes: list[CallOutcome]
+
+
+class HandedBack(Event, frozen=True):
+    """Calls that a worker did not start and will not."""
+
+    worker: str
+    job: str
+    spans: list[Span]
+
+
+class Tick(Event, frozen=True):
+    """The moment of :attr:`Scheduler.wake` has come."""
+
+
+class MasterLeaving(Event, frozen=True):
+    """The hard timer of the master's own VM has fired: no job outlives it."""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """Anything to be done."""
+
+
+class Lease(Action, frozen=True):
+    """Hand a span of calls to a worker."""
+
+    worker: str
+    job: str
+    span: Span
+
+
+class Tell(Action, frozen=True):
+    """Say something to a worker."""
+
+    worker: str
+    message: m.Revoke | m.Recall | m.Forget
+
+
+class Deliver(Action, frozen=True):
+    """Keep these outcomes, and hand them to whoever follows the job."""
+
+    job: str
+    outcomes: list[CallOutcome]
+
+
+class JobStarted(Action, frozen=True):
+    """The job's first call is handed out."""
+
+    job: str
+
+
+class JobClosed(Action, frozen=True):
+    """The job is over, after what was delivered so far."""
+
+    job: str
+    state: JobState
+    done: int
+    failed: int
+    total: int | None
+    error: str = ""
+    reason: str = ""
+
+
+class Engage(Action, frozen=True):
+    """A job is on this worker from now on; it started at ``started``."""
+
+    worker: str
+    job: str
+    started: float
+
+
+class Disengage(Action, frozen=True):
+    """A job on this worker is over."""
+
+    worker: str
+    job: str
+
+
+class NeedWorkers(Action, frozen=True):
+    """Ask the job's client to launch ``count`` more workers."""
+
+    job: str
+    count: int
+    reason: str

@@ -1,0 +1,352 @@
+"""The workers' lives: reached, installed, watched, and powered off in time.
+
+Each adopted instance has two coroutines: its *life* brings it up and notices when it is lost;
+its *timers* power it off when its deadline comes. Either ends the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+from dayfly.clock import Clock, happens
+from dayfly.dismantle import SLACK, Due, obey
+from dayfly.errors import DayflyError, ProvisionError
+from dayfly.master.events import Pool
+from dayfly.master.installer import Installer
+from dayfly.master.journal import KeptInstance
+from dayfly.master.member import Member, Say
+from dayfly.model import DismantlePolicy, ExecMode, WorkerRow
+from dayfly.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a worker whose connection broke may take to come back: its service restarts.
+COMEBACK = 5.0
+#: Seconds for a VM to power off when it is told to, and to be reached when it must be told.
+POWER_OFF = 10.0
+REACH_AGAIN = 30.0
+
+
+class Listener(Protocol):
+    """Who is told what becomes of the workers. Nothing here may wait."""
+
+    def worker_coming(
+        self, worker: str, pool: Pool, *, returning: bool, engaged: list[str]
+    ) -> None:
+        """An instance is on its way."""
+        ...
+
+    def worker_lost(self, worker: str, reason: str) -> None:
+        """A worker is gone, or never came."""
+        ...
+
+    def notice(self, level: str, text: str, pool: Pool) -> None:
+        """Something that the users of a pool should read."""
+        ...
+
+    def keep(self, kept: KeptInstance) -> None:
+        """Something that must survive a restart has changed."""
+        ...
+
+    def fleet_changed(self) -> None:
+        """A phase has changed."""
+        ...
+
+
+class Fleet:
+    """All adopted instances. Close it with :meth:`aclose`; the VMs live on.
+
+    Args:
+        own: The id of the master's own instance.
+        own_due: The master's own deadline.
+        installer: Makes a VM a worker.
+        listener: Who is told.
+        start_timeout: Seconds for a VM to become a worker.
+        clock: Where time comes from.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: str,
+        own_due: Callable[[], Due | None],
+        installer: Installer,
+        listener: Listener,
+        start_timeout: float,
+        clock: Clock,
+    ) -> None:
+        self._own = own
+        self._own_due = own_due
+        self._installer = installer
+        self._listener = listener
+        self._start_timeout = start_timeout
+        self._clock = clock
+        self._members: dict[str, Member] = {}
+        self._gone: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- who belongs to it --
+
+    def adopt(self, kept: KeptInstance, *, returning: bool = False) -> None:
+        """Care for an instance from now on; one that is cared for already is left alone.
+
+        Args:
+            kept: The instance; one that was given up before counts again only once it has
+                been launched or started anew.
+            returning: It was adopted before the master restarted.
+        """
+        instance = kept.instance
+        if kept.gone:
+            self._gone[instance.id] = instance.launched_at
+            return
+        if instance.launched_at <= self._gone.get(instance.id, float("-inf")):
+            return
+        if (known := self._members.get(instance.id)) is not None:
+            if not known.leaving or instance.launched_at <= known.instance.launched_at:
+                return
+            self._stop(known)
+        member = Member(kept, self._clock, here=instance.id == self._own)
+        self._members[instance.id] = member
+        self._listener.keep(member.kept())
+        self._begin(member, returning=returning)
+
+    def _begin(self, member: Member, *, returning: bool) -> None:
+        self._listener.worker_coming(
+            member.id,
+            member.pool,
+            returning=returning and member.ready,
+            engaged=list(member.engaged),
+        )
+        member.life = self._spawn(self._live(member), f"dayfly worker {member.id}")
+        if not member.here:
+            member.timers = self._spawn(
+                obey(member.due, member.changed, partial(self._retire, member), self._clock),
+                f"dayfly timers {member.id}",
+            )
+        self._listener.fleet_changed()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _stop(self, member: Member) -> None:
+        for task in (member.life, member.timers):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    async def aclose(self) -> None:
+        """Let go of the workers; each has a deadline of its own."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- a worker's life --
+
+    async def _live(self, member: Member) -> None:
+        try:
+            await self._bring_up(member)
+            reason = await self._until_lost(member)
+        except DayflyError as error:
+            reason = str(error)
+        except Exception as error:  # a fault of ours must not leave a VM without a keeper
+            log.exception("worker %s: its keeper failed", member.id)
+            reason = f"the master's keeper of it failed: {error!r}"
+        await self._give_up(member, reason)
+
+    async def _bring_up(self, member: Member) -> None:
+        deadline = self._clock.monotonic() + self._start_timeout
+        if not (member.here or member.ready):
+            await self._installer.install(
+                member.instance,
+                member.policy,
+                reached=partial(self._set_phase, member, "installing"),
+                deadline=deadline,
+            )
+            if not member.linked.is_set():
+                self._set_phase(member, "starting")
+        if member.ready:
+            # It was a worker before this master's service restarted.
+            deadline = self._clock.monotonic() + COMEBACK
+        if not await happens(member.linked, deadline, self._clock):
+            raise ProvisionError(
+                f"the agent of {member.instance.name} ({member.id}) did not come back"
+                if member.ready
+                else f"the agent of {member.instance.name} ({member.id}) never called",
+                cause="its service was started, but it did not connect to the master",
+                hint="read worker-service.log in /tmp/dayfly on that VM",
+            )
+
+    async def _until_lost(self, member: Member) -> str:
+        while True:
+            await member.unlinked.wait()
+            since = self._clock.monotonic()
+            if not await happens(member.linked, since + COMEBACK, self._clock):
+                return (
+                    f"the connection with {member.instance.name} ({member.id}) broke"
+                    f" and it did not come back within {COMEBACK:g} s"
+                )
+
+    async def _give_up(self, member: Member, reason: str) -> None:
+        self._set_phase(member, "lost")
+        if member.timers is not None:
+            member.timers.cancel()
+        log.warning("worker %s is lost: %s", member.id, reason)
+        self._listener.worker_lost(member.id, reason)
+        self._listener.notice("warning", f"worker lost: {reason}", member.pool)
+        await self._power_off(member, "the master has given it up")
+        self._remove(member)
+
+    async def _retire(self, member: Member, why: str) -> None:
+        """Its time has come; no await lies between that decision and its being made known."""
+        self._set_phase(member, "leaving")
+        self._stop(member)
+        log.info("worker %s goes: %s", member.id, why)
+        reason = f"it was dismantled by its {why} timer" if why in {"soft", "hard"} else why
+        self._listener.worker_lost(member.id, f"{member.instance.name} ({member.id}): {reason}")
+        await self._power_off(member, why)
+        self._remove(member)
+
+    async def _power_off(self, member: Member, why: str) -> None:
+        if member.here:
+            return
+        now = self._clock.monotonic()
+        if member.say is not None:
+            member.say(m.PowerOff(why=why))
+            if await happens(member.unlinked, now + POWER_OFF, self._clock):
+                return
+        try:
+            await self._installer.power_off(
+                member.instance, deadline=self._clock.monotonic() + REACH_AGAIN
+            )
+        except DayflyError as error:
+            log.warning("worker %s is left to its own deadline: %s", member.id, error)
+
+    def _remove(self, member: Member) -> None:
+        if self._members.get(member.id) is member:
+            del self._members[member.id]
+            if not member.here:
+                self._gone[member.id] = member.instance.launched_at
+                self._listener.keep(member.kept(gone=True))
+            self._listener.fleet_changed()
+
+    # -- what happens to it --
+
+    def link_opened(self, worker: str, say: Say) -> bool:
+        """A worker's agent is connected; whether it is one of ours."""
+        member = self._members.get(worker)
+        if member is None:
+            return False
+        if member.phase == "leaving":
+            say(m.PowerOff(why="it was told to go before"))
+            return True
+        if member.phase == "lost":
+            log.info("worker %s is back", worker)
+            self._stop(member)
+            member.ready = True
+            self._begin(member, returning=False)
+        member.say = say
+        member.unlinked.clear()
+        member.linked.set()
+        self._set_phase(member, "starting")
+        self._say_deadline(member)
+        return True
+
+    def link_closed(self, worker: str) -> None:
+        """A worker's agent is not connected any more."""
+        if (member := self._members.get(worker)) is not None:
+            member.say = None
+            member.linked.clear()
+            member.unlinked.set()
+
+    def asked_for_work(self, worker: str) -> None:
+        """A worker's agent is ready."""
+        if (member := self._members.get(worker)) is not None and not member.leaving:
+            member.ready = True
+            self._set_phase(member, "idle")
+            self._listener.keep(member.kept())
+
+    def engage(self, worker: str, job: str, policy: DismantlePolicy, started: float) -> None:
+        """A job is on a worker from now on."""
+        if (member := self._members.get(worker)) is not None:
+            member.engage(job, policy, started)
+            self._facts_changed(member)
+
+    def disengage(self, worker: str, job: str) -> None:
+        """A job on a worker is over."""
+        if (member := self._members.get(worker)) is not None:
+            member.disengage(job)
+            self._facts_changed(member)
+
+    def job_over(self, job: str) -> None:
+        """The workers that were made for one job go with it."""
+        for member in list(self._members.values()):
+            mine = member.pool == Pool(ExecMode.CREATE, job=job)
+            if mine and member.policy.auto and not member.leaving:
+                self._stop(member)
+                retiring = self._retire(member, "the job that it was made for is over")
+                member.timers = self._spawn(retiring, f"dayfly end of {member.id}")
+
+    def own_due_changed(self) -> None:
+        """The master's own deadline has moved."""
+        if (member := self._members.get(self._own)) is not None:
+            self._say_deadline(member)
+
+    # -- what can be asked --
+
+    def pool(self, worker: str) -> Pool | None:
+        """The pool of a worker."""
+        member = self._members.get(worker)
+        return member.pool if member else None
+
+    def rows(self, running: Callable[[str], int]) -> list[WorkerRow]:
+        """The workers' rows; ``running`` tells the calls in a worker's hands."""
+        return [
+            member.row(running(member.id), self._due(member)) for member in self._members.values()
+        ]
+
+    def waiting(self, workers: Iterable[str], among: int) -> str:
+        """What these workers on their way are waited for, in words."""
+        members = (self._members.get(worker) for worker in workers)
+        phases = Counter(member.phase for member in members if member is not None)
+        words = []
+        if count := phases["connecting"]:
+            words.append(f"{count} of {among} {_vms(among)} to answer SSH")
+        if count := phases["installing"]:
+            words.append(f"packages on {count} {_vms(count)}")
+        if count := phases["starting"]:
+            words.append(f"the agent on {count} {_vms(count)}")
+        return ", ".join(words)
+
+    # -- its deadline --
+
+    def _due(self, member: Member) -> Due | None:
+        return self._own_due() if member.here else member.due()
+
+    def _facts_changed(self, member: Member) -> None:
+        member.changed.set()
+        self._listener.keep(member.kept())
+        self._say_deadline(member)
+
+    def _say_deadline(self, member: Member) -> None:
+        if member.say is None or member.leaving:
+            return
+        due = self._due(member)
+        seconds = None if due is None else max(0.0, due.at - self._clock.monotonic()) + SLACK
+        member.say(m.SetDeadline(seconds=seconds))
+
+    def _set_phase(self, member: Member, phase: str) -> None:
+        if member.phase != phase:
+            member.phase = phase
+            log.info("worker %s: %s", member.id, phase)
+            self._listener.fleet_changed()
+
+
+def _vms(count: int) -> str:
+    return "VM" if count == 1 else "VMs"

@@ -1,0 +1,102 @@
+"""The timers of the master's own VM, over all jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from dayfly.clock import Clock
+from dayfly.dismantle import SLACK, Due, deadline, obey
+from dayfly.master.vm import OwnVm
+from dayfly.model import DismantlePolicy
+
+log = logging.getLogger(__name__)
+
+
+class Home:
+    """The master's own timers.
+
+    Args:
+        policy: Until a job brings another.
+        launched: When the VM was launched or started last.
+        vm: The VM.
+        before: Called before the VM is powered off.
+        moved: Called when the deadline has moved.
+        clock: Where time comes from; all times are on its monotonic scale.
+    """
+
+    def __init__(
+        self,
+        policy: DismantlePolicy,
+        launched: float,
+        vm: OwnVm,
+        *,
+        before: Callable[[str], Awaitable[None]],
+        moved: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._policy = policy
+        self._launched = launched
+        self._vm = vm
+        self._before = before
+        self._moved = moved
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._jobs: dict[str, None] = {}
+        self._started: float | None = None
+        self._completed: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs."""
+        return bool(self._jobs)
+
+    def due(self) -> Due | None:
+        """When the master's VM must go."""
+        return deadline(
+            self._policy,
+            launched=self._launched,
+            started=self._started,
+            completed=self._completed,
+            busy=bool(self._jobs),
+        )
+
+    def job_began(self, job: str, policy: DismantlePolicy, at: float) -> None:
+        """A job was submitted at ``at``, or started then."""
+        self._jobs[job] = None
+        self._completed = None
+        if self._started is None or at >= self._started:
+            self._started, self._policy = at, policy
+        self._facts_changed()
+
+    def job_over(self, job: str) -> None:
+        """A job is over."""
+        self._jobs.pop(job, None)
+        if not self._jobs:
+            self._completed = self._clock.monotonic()
+        self._facts_changed()
+
+    def remember(self, started: float, completed: float) -> None:
+        """A job that was over before this process began; stamps from before a boot are void."""
+        if completed < self._launched:
+            return
+        self._started = max(started, self._started or started)
+        self._completed = max(completed, self._completed or completed)
+
+    async def run(self) -> None:
+        """Power the VM off when its time has come."""
+        self._facts_changed()
+        await obey(self.due, self._changed, self._power_off, self._clock)
+
+    async def _power_off(self, why: str) -> None:
+        log.info("the master goes: its %s timer fired", why)
+        await self._before(why)
+        await self._vm.power_off()
+
+    def _facts_changed(self) -> None:
+        due = self.due()
+        left = None if due is None else max(0.0, due.at - self._clock.monotonic())
+        self._vm.set_deadline(None if left is None else left + SLACK)
+        self._changed.set()
+        self._moved()

@@ -1,0 +1,129 @@
+"""How the master makes a VM a worker, and how it ends one: the seam, and its form over SSH."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from dayfly import provision
+from dayfly.bootstrap import Package
+from dayfly.clock import Clock, Entropy
+from dayfly.errors import CommandError, UnreachableError
+from dayfly.master.member import processes_of
+from dayfly.model import DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
+from dayfly.shell.base import Shell
+
+#: Addresses to listen at that nobody can call.
+_WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
+
+
+class Installer(Protocol):
+    """Makes a VM a worker, and powers it off."""
+
+    async def install(
+        self,
+        instance: Instance,
+        policy: DismantlePolicy,
+        *,
+        reached: Callable[[], None],
+        deadline: float,
+    ) -> None:
+        """Reach a VM that may still boot, and start its agent; doing it twice does no harm.
+
+        Args:
+            instance: The VM.
+            policy: Its own, until the master says otherwise.
+            reached: Called when it has answered.
+            deadline: When to give up, in ``clock.monotonic()`` seconds.
+
+        Raises:
+            ShellError: It could not be reached.
+            ProvisionError: It was, but its agent does not start.
+        """
+        ...
+
+    async def power_off(self, instance: Instance, *, deadline: float) -> None:
+        """Power a VM off whose agent does not answer.
+
+        Raises:
+            ShellError: It could not be reached, or it refused.
+        """
+        ...
+
+
+class SshInstaller:
+    """The form over SSH.
+
+    Args:
+        shell: How VMs are reached.
+        config: The master's own.
+        package: Reads the dayfly that is installed on workers; called at the first need.
+        clock: Where time comes from.
+        entropy: For jitter between attempts.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        config: MasterConfig,
+        package: Callable[[], Package],
+        *,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._shell = shell
+        self._config = config
+        self._package = package
+        self._clock = clock
+        self._entropy = entropy
+
+    async def install(  # noqa: D102
+        self,
+        instance: Instance,
+        policy: DismantlePolicy,
+        *,
+        reached: Callable[[], None],
+        deadline: float,
+    ) -> None:
+        target = provision.target_of(instance, self._config.access, self._config.username)
+        connection = await provision.reach(
+            self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
+        )
+        try:
+            reached()
+            package = await asyncio.to_thread(self._package)
+            left = max(1.0, deadline - self._clock.monotonic())
+            await provision.install_worker(
+                connection, self._worker_config(instance, policy), package, timeout=left
+            )
+        finally:
+            await connection.aclose()
+
+    async def power_off(self, instance: Instance, *, deadline: float) -> None:  # noqa: D102
+        target = provision.target_of(instance, self._config.access, self._config.username)
+        connection = await provision.reach(
+            self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
+        )
+        try:
+            # The answer may well be that the VM is gone, which is what was asked for.
+            with suppress(UnreachableError, CommandError):
+                await connection.run("sudo poweroff", timeout=10.0)
+        finally:
+            await connection.aclose()
+
+    def _worker_config(self, instance: Instance, policy: DismantlePolicy) -> WorkerConfig:
+        config = self._config
+        host = config.instance.address if config.host in _WILDCARDS else config.host
+        return WorkerConfig(
+            instance=instance.id,
+            master_host=host,
+            master_port=config.port,
+            secret=config.access.worker_secret,
+            processes=processes_of(instance),
+            runtime=instance.tags.get(Tag.RUNTIME, "") or config.runtime,
+            storage=config.storage,
+            policy=policy,
+            log_level=config.log_level,
+        )

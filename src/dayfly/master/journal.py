@@ -1,0 +1,274 @@
+"""What the master must still know after its service was killed: an SQLite file on its disk.
+
+Writes gather in a transaction until :meth:`Journal.commit`; nobody is told of anything
+before it is committed. A killed process loses nothing that is committed; a power cut may
+lose the last moments (``synchronous=NORMAL``), for which workers keep what was not
+acknowledged, and the calls run again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dayfly import errors
+from dayfly.model import DismantlePolicy, Instance, JobRow, OutcomeKind
+from dayfly.wire import messages as m
+
+#: Ended jobs that are remembered by their row.
+KEPT_ROWS = 1000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    submit BLOB,
+    total INTEGER,
+    started REAL,
+    finished REAL,
+    row BLOB,
+    ended BLOB,
+    archived INTEGER NOT NULL DEFAULT 0,
+    released INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS chunks (
+    job TEXT NOT NULL, start INTEGER NOT NULL, count INTEGER NOT NULL, frame BLOB NOT NULL,
+    PRIMARY KEY (job, start)
+);
+CREATE TABLE IF NOT EXISTS deliveries (
+    job TEXT NOT NULL, number INTEGER NOT NULL, frame BLOB NOT NULL,
+    PRIMARY KEY (job, number)
+);
+CREATE TABLE IF NOT EXISTS instances (id TEXT PRIMARY KEY, kept BLOB NOT NULL);
+"""
+
+
+class KeptInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """An adopted instance; times are wall-clock seconds.
+
+    Attributes:
+        policy: That of the job started last, or the one that it was adopted with.
+        ready: Whether its agent has ever asked for work.
+        started: When the job started last on it began.
+        completed: When the job that ended last on it did; ``None`` while one is on it.
+        engaged: The jobs that are on it.
+        gone: It was given up or powered off; whoever hands it over again is told nothing new.
+    """
+
+    instance: Instance
+    policy: DismantlePolicy
+    job: str = ""
+    ready: bool = False
+    started: float | None = None
+    completed: float | None = None
+    engaged: list[str] = []
+    gone: bool = False
+
+
+class KeptJob(msgspec.Struct, kw_only=True):
+    """A job as the journal remembers it.
+
+    Attributes:
+        submit: ``None`` once the job was dropped; then only its row is left.
+        last: Number of the last delivery.
+        done: One byte per call that has come; not zero when it has an outcome. Only filled
+            in for a running job, as is ``chunks``.
+    """
+
+    id: str
+    submit: m.Submit | None
+    total: int | None
+    started: float | None
+    finished: float | None
+    row: JobRow | None
+    ended: m.JobEnded | None
+    archived: bool
+    released: bool
+    last: int = 0
+    chunks: list[m.Span] = []
+    done: bytearray = msgspec.field(default_factory=bytearray)
+    failed: int = 0
+
+
+_KEPT = msgspec.msgpack.Decoder(KeptInstance)
+_ROW = msgspec.msgpack.Decoder(JobRow)
+_GOOD = (OutcomeKind.VALUE, OutcomeKind.STORED)
+
+
+class Journal:
+    """The journal in the file ``path``; close it with :meth:`close`.
+
+    Every method may raise :class:`~dayfly.errors.StorageError`, as when the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # SQLite gives its side files the mode of the file itself.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._database = sqlite3.connect(path)
+        except (OSError, sqlite3.Error) as error:
+            raise self._refused(error) from error
+        self._do("PRAGMA journal_mode=WAL")
+        self._do("PRAGMA synchronous=NORMAL")
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            self._do(statement)
+
+    # -- writing --
+
+    def submit(self, submit: m.Submit) -> None:
+        """A new job."""
+        self._do(
+            "INSERT INTO jobs (id, submit) VALUES (?, ?)",
+            (submit.spec.id, m.ENCODER.encode(submit)),
+        )
+
+    def items(self, items: m.Items) -> None:
+        """The next chunk of a job's items."""
+        self._do(
+            "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)",
+            (items.job, items.start, items.count, m.ENCODER.encode(items)),
+        )
+
+    def items_end(self, job: str, total: int) -> None:
+        """All items have come."""
+        self._do("UPDATE jobs SET total = ? WHERE id = ?", (total, job))
+
+    def started(self, job: str, at: float) -> None:
+        """The first call was handed out."""
+        self._do("UPDATE jobs SET started = ? WHERE id = ?", (at, job))
+
+    def deliver(self, job: str, number: int, frame: bytes) -> None:
+        """A delivery, as it goes to clients."""
+        self._do("INSERT INTO deliveries VALUES (?, ?, ?)", (job, number, frame))
+
+    def ended(self, ended: m.JobEnded, row: JobRow, at: float) -> None:
+        """A job is over; its items are not needed any more."""
+        values = (m.ENCODER.encode(row), m.ENCODER.encode(ended), at, ended.job)
+        self._do("UPDATE jobs SET row = ?, ended = ?, finished = ? WHERE id = ?", values)
+        self._do("DELETE FROM chunks WHERE job = ?", (ended.job,))
+
+    def archived(self, job: str) -> None:
+        """A job that is over is in storage."""
+        self._do("UPDATE jobs SET archived = 1 WHERE id = ?", (job,))
+
+    def released(self, job: str) -> None:
+        """A client holds every outcome of the job."""
+        self._do("UPDATE jobs SET released = 1 WHERE id = ?", (job,))
+
+    def drop(self, job: str) -> None:
+        """Keep only the row of a job that is over."""
+        self._do("UPDATE jobs SET submit = NULL WHERE id = ?", (job,))
+        self._do("DELETE FROM deliveries WHERE job = ?", (job,))
+
+    def keep_instance(self, kept: KeptInstance) -> None:
+        """An instance was adopted, or what is known of it has changed."""
+        self._do(
+            "INSERT OR REPLACE INTO instances VALUES (?, ?)",
+            (kept.instance.id, m.ENCODER.encode(kept)),
+        )
+
+    def drop_instance(self, instance: str) -> None:
+        """An instance is no longer ours to care for."""
+        self._do("DELETE FROM instances WHERE id = ?", (instance,))
+
+    def commit(self) -> None:
+        """Make everything that was written so far survive this process."""
+        if self._database.in_transaction:
+            try:
+                self._database.commit()
+            except sqlite3.Error as error:
+                raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Commit, and let go of the file."""
+        self.commit()
+        self._database.close()
+
+    # -- reading --
+
+    def chunk(self, job: str, index: int) -> m.Items | None:
+        """The chunk of items that holds a call; ``None`` when it has not come."""
+        row = self._do(
+            "SELECT frame FROM chunks WHERE job = ? AND start <= ? ORDER BY start DESC LIMIT 1",
+            (job, index),
+        ).fetchone()
+        if row is None:
+            return None
+        items = m.FROM_CLIENT.decode(row[0])
+        assert isinstance(items, m.Items)  # noqa: S101  # narrowed for the type checker
+        return items if index < items.start + items.count else None
+
+    def deliveries(self, job: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Up to ``limit`` deliveries with a number above ``after``, in order."""
+        return self._do(
+            "SELECT number, frame FROM deliveries WHERE job = ? AND number > ?"
+            " ORDER BY number LIMIT ?",
+            (job, after, limit),
+        ).fetchall()
+
+    def rows(self) -> list[JobRow]:
+        """The rows of the jobs that are over, oldest first."""
+        found = self._do("SELECT row FROM jobs WHERE row IS NOT NULL ORDER BY seq").fetchall()
+        return [_ROW.decode(row) for (row,) in found]
+
+    def load(self) -> tuple[list[KeptJob], list[KeptInstance]]:
+        """Everything, jobs from the oldest to the newest; the oldest rows are thrown away."""
+        self._do(
+            "DELETE FROM jobs WHERE row IS NOT NULL AND submit IS NULL AND seq <="
+            " (SELECT max(seq) FROM jobs) - ?",
+            (KEPT_ROWS,),
+        )
+        self.commit()
+        jobs = [self._job(row) for row in self._do("SELECT * FROM jobs ORDER BY seq").fetchall()]
+        kept = self._do("SELECT kept FROM instances ORDER BY rowid").fetchall()
+        return jobs, [_KEPT.decode(blob) for (blob,) in kept]
+
+    def _job(self, columns: Sequence[Any]) -> KeptJob:
+        _, job_id, submit, total, started, finished, row, ended, archived, released = columns
+        job = KeptJob(
+            id=job_id,
+            submit=msgspec.msgpack.decode(submit, type=m.Submit) if submit else None,
+            total=total,
+            started=started,
+            finished=finished,
+            row=_ROW.decode(row) if row else None,
+            ended=msgspec.msgpack.decode(ended, type=m.JobEnded) if ended else None,
+            archived=bool(archived),
+            released=bool(released),
+        )
+        if job.ended is not None:
+            job.last = job.ended.after
+        else:
+            self._fill(job)
+        return job
+
+    def _fill(self, job: KeptJob) -> None:
+        chunks = self._do("SELECT start, count FROM chunks WHERE job = ? ORDER BY start", (job.id,))
+        job.chunks = [m.Span(start, start + count) for start, count in chunks]
+        job.done = bytearray(job.chunks[-1].stop if job.chunks else 0)
+        while page := self.deliveries(job.id, job.last, 100):
+            for job.last, frame in page:
+                delivery = msgspec.msgpack.decode(frame, type=m.Delivery)
+                for outcome in delivery.outcomes:
+                    job.done[outcome.index] = 1
+                    job.failed += outcome.kind not in _GOOD
+
+    def _do(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> errors.StorageError:
+        return errors.StorageError(
+            f"the master's journal {self._path} cannot be read or written",
+            cause=str(error),
+            hint="df -h on the master VM: its disk may be full",
+        )

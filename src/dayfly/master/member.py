@@ -1,0 +1,155 @@
+"""One adopted instance, as the fleet knows it at one moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
+
+from dayfly.clock import Clock
+from dayfly.dismantle import Due, deadline
+from dayfly.master.events import Pool
+from dayfly.master.journal import KeptInstance
+from dayfly.model import DismantlePolicy, ExecMode, Instance, InstanceState, Tag, WorkerRow
+from dayfly.wire import messages as m
+
+Say: TypeAlias = Callable[[m.SetDeadline | m.PowerOff], None]
+
+
+def pool_of_instance(instance: Instance, job: str, *, here: bool) -> Pool:
+    """Which jobs an instance may serve, by its tags."""
+    mode = ExecMode.CONSUME if here else instance.tags.get(Tag.MODE, ExecMode.REUSE)
+    if mode == ExecMode.CONSUME:
+        return Pool(ExecMode.CONSUME)
+    if mode == ExecMode.CREATE:
+        return Pool(ExecMode.CREATE, job=job or instance.tags.get(Tag.JOB, ""))
+    return Pool(
+        ExecMode.REUSE,
+        instance.tags.get(Tag.RUNTIME, ""),
+        instance.instance_type,
+        processes_of(instance),
+    )
+
+
+def processes_of(instance: Instance) -> int:
+    """Parallel processes of a worker, by its tags."""
+    text = instance.tags.get(Tag.PROCESSES, "")
+    return int(text) if text.isdecimal() else 1
+
+
+class Member:
+    """One adopted instance.
+
+    Times are on the clock's monotonic scale; :meth:`kept` turns them into dates.
+
+    Attributes:
+        here: It is the master's own VM (``consume`` mode): nothing is installed on it from
+            here, and its timers are the master's own.
+        phase: As :class:`~dayfly.model.WorkerRow` has it.
+        say: Says something to its agent; ``None`` while that is not connected.
+        linked: Set while its agent is connected.
+        unlinked: Set while it is not.
+        changed: Set when its deadline may have moved.
+        ready: Whether its agent has ever asked for work.
+        engaged: The jobs that are on it.
+        life: What brings it up and watches over it.
+        timers: What powers it off in time.
+    """
+
+    def __init__(self, kept: KeptInstance, clock: Clock, *, here: bool) -> None:
+        self._clock = clock
+        self.instance = kept.instance
+        self.policy: DismantlePolicy = kept.policy
+        self.job = kept.job
+        self.here = here
+        self.pool = pool_of_instance(kept.instance, kept.job, here=here)
+        self.ready = kept.ready
+        self.engaged: dict[str, None] = dict.fromkeys(kept.engaged)
+        self.launched = self._scale(kept.instance.launched_at)
+        self.started = None if kept.started is None else self._scale(kept.started)
+        self.completed = None if kept.completed is None else self._scale(kept.completed)
+        self.phase = "starting" if here or kept.ready else "connecting"
+        self.say: Say | None = None
+        self.linked = asyncio.Event()
+        self.unlinked = asyncio.Event()
+        self.unlinked.set()
+        self.changed = asyncio.Event()
+        self.life: asyncio.Task[None] | None = None
+        self.timers: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The instance's id, which is also the worker's name on the wire."""
+        return self.instance.id
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is lost or on its way out."""
+        return self.phase in {"lost", "leaving"}
+
+    def due(self) -> Due | None:
+        """When it must go."""
+        return deadline(
+            self.policy,
+            launched=self.launched,
+            started=self.started,
+            completed=self.completed,
+            busy=bool(self.engaged),
+        )
+
+    def engage(self, job: str, policy: DismantlePolicy, started: float) -> None:
+        """A job is on it from now on; the hard deadline is that of the job started last."""
+        self.engaged[job] = None
+        self.completed = None
+        if self.started is None or started >= self.started:
+            self.started, self.policy = started, policy
+
+    def disengage(self, job: str) -> None:
+        """A job on it is over."""
+        self.engaged.pop(job, None)
+        if not self.engaged:
+            self.completed = self._clock.monotonic()
+
+    def kept(self, *, gone: bool = False) -> KeptInstance:
+        """What the journal must remember of it."""
+        return KeptInstance(
+            instance=self.instance,
+            policy=self.policy,
+            job=self.job,
+            ready=self.ready,
+            started=None if self.started is None else self._date(self.started),
+            completed=None if self.completed is None else self._date(self.completed),
+            engaged=list(self.engaged),
+            gone=gone,
+        )
+
+    def row(self, running: int, due: Due | None) -> WorkerRow:
+        """Its row in ``worker list``."""
+        phase, tags = self.phase, self.instance.tags
+        if phase == "idle" and running:
+            phase = "busy"
+        up = self.ready or self.linked.is_set() or phase in {"installing", "starting"}
+        state = InstanceState.RUNNING if up else self.instance.state
+        if phase == "leaving":
+            state = InstanceState.SHUTTING_DOWN
+        return WorkerRow(
+            name=self.instance.name,
+            instance=self.id,
+            role="worker",
+            instance_type=self.instance.instance_type,
+            processes=processes_of(self.instance),
+            runtime=tags.get(Tag.RUNTIME, ""),
+            mode=self.pool.mode.value,
+            state=state,
+            phase=phase,
+            running=running,
+            dismantle_in=None if due is None else max(0.0, due.at - self._clock.monotonic()),
+            dismantle_why="" if due is None else due.why,
+        )
+
+    def _scale(self, date: float) -> float:
+        # A wall clock that was set back must not put the past into the future.
+        return self._clock.monotonic() - max(0.0, self._clock.now() - date)
+
+    def _date(self, moment: float) -> float:
+        return self._clock.now() - (self._clock.monotonic() - moment)

@@ -1,0 +1,47 @@
+"""One open job, as the scheduler thinks of it."""
+
+from __future__ import annotations
+
+from dayfly.master import events as e
+from dayfly.master import sizing
+from dayfly.master.ledger import Ledger
+from dayfly.model import JobSpec
+
+
+class Job:
+    """An open job.
+
+    Attributes:
+        started: When its first call was handed out.
+        mean: Moving mean of its calls' durations, seconds.
+        restored: It ran before the master restarted: calls may be in unknown hands.
+        asked: Workers that its client has been asked for and that have not come.
+        losses: What happened to each worker that it lost, in words.
+        had_worker: Whether a worker was ever ready for it.
+    """
+
+    def __init__(self, spec: JobSpec, now: float) -> None:
+        self.spec = spec
+        self.pool = e.pool_of(spec)
+        self.ledger = Ledger()
+        self.submitted = now
+        self.started: float | None = None
+        self.mean: float | None = None
+        self.restored = False
+        self.asked = 0
+        self.losses: list[str] = []
+        self.had_worker = False
+        self.alone_since: float | None = None
+        self.orphan_since: float | None = None
+
+    @property
+    def load(self) -> float:
+        """What it uses now, in processes: the job with least goes first."""
+        return self.ledger.leased * sizing.cost(self.mean)
+
+    @property
+    def due(self) -> float | None:
+        """When ``hard_dismantle_timeout`` cuts it."""
+        if not self.spec.policy.auto:
+            return None
+        return (self.submitted if self.started is None else self.started) + self.spec.policy.hard

@@ -1,0 +1,146 @@
+"""The workers as the scheduler knows them: by pool, with what each has in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dayfly.master.events import Pool
+
+
+class Worker:
+    """One worker.
+
+    Attributes:
+        number: How ledgers name it.
+        ready: Whether it has asked for work; until then it is on its way.
+        held: Calls in its hands, of all jobs.
+        jobs: The jobs whose calls it may have in hand.
+        engaged: The jobs that it has taken part in.
+        recalled: Whether it has been asked to hand back, and has not answered.
+    """
+
+    def __init__(self, name: str, number: int, pool: Pool) -> None:
+        self.name = name
+        self.number = number
+        self.pool = pool
+        self.ready = False
+        self.incarnation = ""
+        self.processes = max(1, pool.processes)
+        self.held = 0
+        self.jobs: dict[str, None] = {}
+        self.engaged: dict[str, None] = {}
+        self.recalled = False
+
+    @property
+    def queued(self) -> int:
+        """Calls in its hands that no process of it can be running."""
+        return max(0, self.held - self.processes)
+
+
+class Group:
+    """The workers and the open jobs of one pool.
+
+    Attributes:
+        hungry: Ready workers with a free process, the one that waits longest first.
+        queued: The sum over workers of their queued calls.
+        ready: How many workers are.
+        returning: Workers that may hold calls from before the master restarted, and until
+            when they may say so.
+    """
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.jobs: dict[str, None] = {}
+        self.hungry: dict[str, Worker] = {}
+        self.queued = 0
+        self.ready = 0
+        self.returning: dict[str, float] = {}
+
+
+class Roster:
+    """All workers, by name, by number and by pool."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Worker] = {}
+        self._by_number: dict[int, Worker] = {}
+        self._groups: dict[Pool, Group] = {}
+        self._last_number = 0
+
+    def get(self, name: str) -> Worker | None:
+        """A worker by name."""
+        return self._by_name.get(name)
+
+    def number(self, number: int) -> Worker | None:
+        """A worker by its number."""
+        return self._by_number.get(number)
+
+    def group(self, pool: Pool) -> Group:
+        """The workers and jobs of a pool."""
+        return self._groups.get(pool) or Group()
+
+    def groups(self) -> Iterator[Group]:
+        """All pools that have a worker or a job."""
+        return iter(self._groups.values())
+
+    def open_job(self, job: str, pool: Pool) -> Group:
+        """A job may be served by the workers of this pool."""
+        group = self._groups.setdefault(pool, Group())
+        group.jobs[job] = None
+        return group
+
+    def close_job(self, job: str, pool: Pool) -> None:
+        """A job is over."""
+        del self._groups[pool].jobs[job]
+        self._forget_empty(pool)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._by_name.values())
+
+    def add(self, name: str, pool: Pool) -> Worker:
+        """A worker is on its way."""
+        self._last_number += 1
+        worker = Worker(name, self._last_number, pool)
+        self._by_name[name] = self._by_number[worker.number] = worker
+        self._groups.setdefault(pool, Group()).workers[name] = worker
+        return worker
+
+    def remove(self, worker: Worker) -> None:
+        """A worker is gone, with nothing in its hands."""
+        group = self.group(worker.pool)
+        del self._by_name[worker.name], self._by_number[worker.number]
+        del group.workers[worker.name]
+        group.hungry.pop(worker.name, None)
+        group.returning.pop(worker.name, None)
+        group.ready -= worker.ready
+        self._forget_empty(worker.pool)
+
+    def _forget_empty(self, pool: Pool) -> None:
+        group = self._groups.get(pool)
+        if group is not None and not group.workers and not group.jobs:
+            del self._groups[pool]
+
+    def set_ready(self, worker: Worker, incarnation: str, processes: int) -> None:
+        """A worker has asked for work."""
+        group = self.group(worker.pool)
+        group.ready += not worker.ready
+        group.queued -= worker.queued
+        worker.ready = True
+        worker.incarnation = incarnation
+        worker.processes = max(1, processes)
+        worker.recalled = False
+        group.returning.pop(worker.name, None)
+        group.queued += worker.queued
+        self.hold(worker, 0)
+
+    def hold(self, worker: Worker, more: int) -> None:
+        """A worker has ``more`` calls in hand than before."""
+        group = self.group(worker.pool)
+        group.queued -= worker.queued
+        worker.held += more
+        group.queued += worker.queued
+        if worker.held <= worker.processes:
+            worker.recalled = False
+        if not worker.ready or worker.held >= worker.processes:
+            group.hungry.pop(worker.name, None)
+        elif worker.name not in group.hungry:
+            group.hungry[worker.name] = worker

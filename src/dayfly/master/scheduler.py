@@ -1,0 +1,399 @@
+"""Which worker does which call, and when a job is over: events in, actions out, no I/O.
+
+The cost of an event does not grow with the job, and of a common one not with the workers.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from dayfly.master import events as e
+from dayfly.master import sizing
+from dayfly.master.dealer import Dealer
+from dayfly.master.openjob import Job
+from dayfly.master.roster import Roster, Worker
+from dayfly.model import CallOutcome, JobState, OutcomeKind
+from dayfly.wire import messages as m
+
+#: Seconds that a job lives on without any client attached to it.
+CLIENT_GRACE = 60.0
+#: Seconds after a restart in which known workers may still say what they hold.
+RETURN_GRACE = 5.0
+#: Seconds that a client has to send workers for a new job before it is asked to.
+PATIENCE = 30.0
+#: Bring-ups that may fail, per worker wanted, before a job that never had one is given up.
+ROUNDS = 2
+
+Actions: TypeAlias = list[e.Action]
+
+
+class Scheduler:
+    """The master's mind: give it what happens, do what it answers.
+
+    Args:
+        start_timeout: Seconds that a job may be without any worker.
+        client_grace: Seconds that a job lives on without any client.
+
+    Attributes:
+        wake: When to send :class:`~dayfly.master.events.Tick`, at the latest; ``None`` for never.
+    """
+
+    def __init__(self, *, start_timeout: float, client_grace: float = CLIENT_GRACE) -> None:
+        self._start_timeout = start_timeout
+        self._client_grace = client_grace
+        self._jobs: dict[str, Job] = {}
+        self._roster = Roster()
+        self._dealer = Dealer(self._jobs, self._roster)
+        self._rewake = False
+        self.wake: float | None = None
+
+    # -- what can be asked --
+
+    def job(self, job: str) -> Job | None:
+        """An open job."""
+        return self._jobs.get(job)
+
+    @property
+    def open_jobs(self) -> list[str]:
+        """The jobs that run, oldest first."""
+        return list(self._jobs)
+
+    def jobs_of(self, worker: str) -> list[str]:
+        """The open jobs that a worker may serve."""
+        known = self._roster.get(worker)
+        return list(self._roster.group(known.pool).jobs) if known else []
+
+    def held(self, worker: str) -> int:
+        """Calls in a worker's hands."""
+        known = self._roster.get(worker)
+        return known.held if known else 0
+
+    def workers_for(self, job: str) -> tuple[int, list[str]]:
+        """How many workers are ready for a job, and the names of those on their way."""
+        if (open_job := self._jobs.get(job)) is None:
+            return 0, []
+        group = self._roster.group(open_job.pool)
+        if group.ready == len(group.workers):
+            return group.ready, []
+        return group.ready, [w.name for w in group.workers.values() if not w.ready]
+
+    # -- what happens --
+
+    def handle(self, event: e.Event, now: float) -> Actions:
+        """Take in what happened at ``now``, in seconds that never jump.
+
+        Returns:
+            What is to be done, in order.
+        """
+        out: Actions = []
+        match event:
+            case e.OutcomesCame():
+                self._outcomes(event, now, out)
+            case e.ItemsCame():
+                self._items(event, now, out)
+            case e.HandedBack():
+                self._handed_back(event, now, out)
+            case e.ItemsEnded():
+                if job := self._jobs.get(event.job):
+                    job.ledger.total = event.total
+                    self._close_if_complete(job, out)
+            case e.JobSubmitted():
+                self._open(Job(event.spec, now))
+            case e.JobRestored():
+                self._restore(event, now)
+            case e.FollowersChanged():
+                self._followers(event, now, out)
+            case e.CancelAsked():
+                self._cancel(event, now, out)
+            case e.WorkerComing():
+                self._coming(event, now)
+            case e.WorkerReady():
+                self._ready(event, now, out)
+            case e.WorkerLost():
+                self._lost(event, now, out)
+            case e.Tick():
+                self._tick(now, out)
+            case e.MasterLeaving():
+                for job in list(self._jobs.values()):
+                    self._cut(job, out)
+        if self._rewake or self._dealer.started:
+            self._rewake = self._dealer.started = False
+            self.wake = min(self._moments(), default=None)
+        return out
+
+    # -- jobs --
+
+    def _open(self, job: Job) -> None:
+        if job.spec.id in self._jobs:
+            return
+        self._jobs[job.spec.id] = job
+        group = self._roster.open_job(job.spec.id, job.pool)
+        job.had_worker = group.ready > 0
+        if not group.workers:
+            job.alone_since = job.submitted
+        self._rewake = True
+
+    def _restore(self, event: e.JobRestored, now: float) -> None:
+        job = Job(event.spec, now)
+        for chunk in event.chunks:
+            job.ledger.extend(chunk.stop - chunk.start)
+        job.ledger.mark(event.done)
+        job.ledger.failed = event.failed
+        job.ledger.total = event.total
+        job.started = event.started
+        job.restored = True
+        job.orphan_since = now
+        self._open(job)
+
+    def _items(self, event: e.ItemsCame, now: float, out: Actions) -> None:
+        job = self._jobs.get(event.job)
+        if job is None or event.start != job.ledger.known:
+            return
+        if early := job.ledger.extend(event.count):
+            self._cancel_calls(job, early, "cancelled before its item had come", out)
+        self._dealer.feed(job.pool, now, out)
+
+    def _followers(self, event: e.FollowersChanged, now: float, out: Actions) -> None:
+        job = self._jobs.get(event.job)
+        if job is None:
+            return
+        self._rewake = True
+        if not event.count:
+            job.orphan_since = now
+            return
+        if job.orphan_since is not None and job.losses:
+            # Whoever was asked for workers before may be gone with the asking.
+            job.asked = 0
+            self._ask_for_workers(job, job.losses[-1], out)
+        job.orphan_since = None
+
+    def _cancel(self, event: e.CancelAsked, now: float, out: Actions) -> None:
+        job = self._jobs.get(event.job)
+        if job is None:
+            return
+        if event.indices is None:
+            self._close(job, JobState.CANCELLED, out, reason=event.reason)
+        else:
+            self._cancel_calls(job, event.indices, event.reason, out)
+            self._close_if_complete(job, out)
+        self._dealer.feed(job.pool, now, out)
+
+    def _cancel_calls(self, job: Job, indices: list[int], reason: str, out: Actions) -> None:
+        text = reason.encode()
+        outcomes: list[CallOutcome] = []
+        for index in dict.fromkeys(indices):
+            if job.ledger.knows(index):
+                outcomes.append(CallOutcome(index, OutcomeKind.CANCELLED, text))
+            else:
+                job.ledger.cancel_early(index)
+        fresh, by_holder = job.ledger.settle(outcomes)
+        if fresh:
+            out.append(e.Deliver(job=job.spec.id, outcomes=fresh))
+        self._release(job, by_holder, out)
+
+    def _release(self, job: Job, by_holder: dict[int, list[int]], out: Actions) -> None:
+        """Calls that have an outcome from elsewhere leave the hands that they are in."""
+        for number, taken in by_holder.items():
+            worker = self._roster.number(number)
+            if worker is not None:
+                self._roster.hold(worker, -len(taken))
+                revoke = m.Revoke(job=job.spec.id, indices=taken)
+                out.append(e.Tell(worker=worker.name, message=revoke))
+
+    def _close_if_complete(self, job: Job, out: Actions) -> None:
+        if job.ledger.complete:
+            self._close(job, JobState.COMPLETED, out)
+
+    def _close(
+        self, job: Job, state: JobState, out: Actions, *, error: str = "", reason: str = ""
+    ) -> None:
+        job_id, ledger = job.spec.id, job.ledger
+        for number in ledger.holders():
+            if worker := self._roster.number(number):
+                self._roster.hold(worker, -ledger.held_by(number))
+                revoke = m.Revoke(job=job_id, indices=None)
+                out.append(e.Tell(worker=worker.name, message=revoke))
+        for worker in self._roster.group(job.pool).workers.values():
+            worker.jobs.pop(job_id, None)
+            if job_id in worker.engaged:
+                del worker.engaged[job_id]
+                out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
+                out.append(e.Disengage(worker=worker.name, job=job_id))
+        del self._jobs[job_id]
+        self._roster.close_job(job_id, job.pool)
+        self._rewake = True
+        out.append(
+            e.JobClosed(
+                job=job_id,
+                state=state,
+                done=ledger.done,
+                failed=ledger.failed,
+                total=ledger.total,
+                error=error,
+                reason=reason,
+            )
+        )
+
+    # -- workers --
+
+    def _coming(self, event: e.WorkerComing, now: float) -> None:
+        if self._roster.get(event.worker) is not None:
+            return
+        worker = self._roster.add(event.worker, event.pool)
+        worker.engaged = dict.fromkeys(job for job in event.engaged if job in self._jobs)
+        if event.returning:
+            self._roster.group(event.pool).returning[event.worker] = now + RETURN_GRACE
+        for job_id in self._roster.group(event.pool).jobs:
+            job = self._jobs[job_id]
+            job.alone_since = None
+            job.asked = max(0, job.asked - 1)
+        self._rewake = True
+
+    def _ready(self, event: e.WorkerReady, now: float, out: Actions) -> None:
+        worker = self._roster.get(event.worker)
+        if worker is None:
+            return
+        same = worker.incarnation == event.incarnation
+        for job_id in list(worker.jobs):
+            kept = event.holding.get(job_id, []) if same else []
+            back = self._jobs[job_id].ledger.give_back_all(worker.number, but=kept)
+            self._roster.hold(worker, -back)
+        self._roster.set_ready(worker, event.incarnation, event.processes)
+        for job_id, spans in event.holding.items():
+            self._claim(worker, job_id, spans, out)
+        for job_id in self._roster.group(worker.pool).jobs:
+            self._jobs[job_id].had_worker = True
+        self._rewake = True
+        self._dealer.feed(worker.pool, now, out)
+        self._dealer.top_up(worker, now, out)
+
+    def _claim(self, worker: Worker, job_id: str, spans: list[m.Span], out: Actions) -> None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            out.append(e.Tell(worker=worker.name, message=m.Revoke(job=job_id)))
+            out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
+            return
+        before = job.ledger.held_by(worker.number)
+        refused = [index for span in spans for index in job.ledger.claim(worker.number, span)]
+        more = job.ledger.held_by(worker.number) - before
+        self._roster.hold(worker, more)
+        if job.ledger.held_by(worker.number):
+            self._dealer.engage(worker, job, out)
+        if refused:
+            revoke = m.Revoke(job=job_id, indices=refused)
+            out.append(e.Tell(worker=worker.name, message=revoke))
+
+    def _lost(self, event: e.WorkerLost, now: float, out: Actions) -> None:
+        worker = self._roster.get(event.worker)
+        if worker is None:
+            return
+        for job_id in worker.jobs:
+            back = self._jobs[job_id].ledger.give_back_all(worker.number)
+            self._roster.hold(worker, -back)
+        group = self._roster.group(worker.pool)
+        self._roster.remove(worker)
+        self._rewake = True
+        for job_id in list(group.jobs):
+            job = self._jobs[job_id]
+            job.losses.append(f"{worker.name}: {event.reason}")
+            if group.workers:
+                self._ask_for_workers(job, event.reason, out)
+                continue
+            job.alone_since = now
+            if not job.had_worker and len(job.losses) >= ROUNDS * max(1, job.spec.wanted):
+                self._fail_alone(job, "no worker could be had", out)
+            else:
+                self._ask_for_workers(job, event.reason, out)
+        self._dealer.feed(worker.pool, now, out)
+
+    def _ask_for_workers(self, job: Job, reason: str, out: Actions) -> None:
+        group, ledger = self._roster.group(job.pool), job.ledger
+        usable = job.spec.wanted
+        if ledger.total is not None:
+            processes = max(1, job.spec.processes)
+            usable = min(usable, -(-(ledger.total - ledger.done) // processes))
+        count = usable - len(group.workers) - job.asked
+        if count > 0:
+            job.asked += count
+            out.append(e.NeedWorkers(job=job.spec.id, count=count, reason=reason))
+
+    def _fail_alone(self, job: Job, what: str, out: Actions) -> None:
+        words = [f"{what} for job {job.spec.id}"]
+        words += [f"  {loss}" for loss in job.losses[-20:]]
+        reason = "\n".join(words)
+        self._close(job, JobState.FAILED, out, error="NoWorkersError", reason=reason)
+
+    # -- calls --
+
+    def _outcomes(self, event: e.OutcomesCame, now: float, out: Actions) -> None:
+        job, worker = self._jobs.get(event.job), self._roster.get(event.worker)
+        if job is None:
+            return
+        fresh, by_holder = job.ledger.settle(event.outcomes)
+        if not fresh:
+            return
+        timed = [o.ended - o.started for o in fresh if o.started]
+        if timed:
+            job.mean = sizing.mean_after(job.mean, max(0.0, sum(timed)), len(timed))
+        if worker is not None and (own := by_holder.pop(worker.number, None)):
+            self._roster.hold(worker, -len(own))
+        out.append(e.Deliver(job=event.job, outcomes=fresh))
+        self._release(job, by_holder, out)
+        self._close_if_complete(job, out)
+        if worker is not None:
+            self._dealer.top_up(worker, now, out)
+        self._dealer.feed(job.pool, now, out)
+
+    def _handed_back(self, event: e.HandedBack, now: float, out: Actions) -> None:
+        worker, job = self._roster.get(event.worker), self._jobs.get(event.job)
+        if worker is None:
+            return
+        worker.recalled = False
+        if job is not None:
+            self._roster.hold(worker, -job.ledger.give_back(worker.number, event.spans))
+        self._dealer.feed(worker.pool, now, out)
+
+    # -- time --
+
+    def _moments(self) -> list[float]:
+        moments = [until for group in self._roster.groups() for until in group.returning.values()]
+        for job in self._jobs.values():
+            if (due := job.due) is not None:
+                moments.append(due)
+            if job.orphan_since is not None:
+                moments.append(job.orphan_since + self._client_grace)
+            if job.alone_since is not None:
+                moments.append(job.alone_since + self._start_timeout)
+                if not job.losses and not job.asked:
+                    moments.append(job.alone_since + PATIENCE)
+        return moments
+
+    def _tick(self, now: float, out: Actions) -> None:
+        self._rewake = True
+        for group in self._roster.groups():
+            for name in [name for name, until in group.returning.items() if now >= until]:
+                del group.returning[name]
+        for job in list(self._jobs.values()):
+            self._check(job, now, out)
+            self._dealer.feed(job.pool, now, out)
+
+    def _check(self, job: Job, now: float, out: Actions) -> None:
+        alone, orphan = job.alone_since, job.orphan_since
+        if (due := job.due) is not None and now >= due:
+            self._cut(job, out)
+        elif orphan is not None and now >= orphan + self._client_grace:
+            reason = f"no client was attached to it for {self._client_grace:g} s"
+            self._close(job, JobState.CANCELLED, out, reason=reason)
+        elif alone is not None and now >= alone + self._start_timeout:
+            what = f"no worker could be had within start_timeout ({self._start_timeout:g} s)"
+            self._fail_alone(job, what, out)
+        elif alone is not None and not job.losses and not job.asked and now >= alone + PATIENCE:
+            self._ask_for_workers(job, "no worker of its kind is up", out)
+
+    def _cut(self, job: Job, out: Actions) -> None:
+        undone = "some" if job.ledger.total is None else job.ledger.total - job.ledger.done
+        reason = (
+            f"job {job.spec.id} was cut by hard_dismantle_timeout"
+            f" ({job.spec.policy.hard:g} s) with {undone} of its calls not done"
+        )
+        self._close(job, JobState.FAILED, out, error="HardTimeoutError", reason=reason)

@@ -1,0 +1,347 @@
+"""The nouns: frozen values that every room shares.
+
+Times are wall-clock seconds since the epoch unless a name says otherwise; durations are
+seconds. Values that cross the wire are msgspec structs.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+import msgspec
+
+Role = Literal["master", "worker"]
+
+
+class ExecMode(StrEnum):
+    """Where the workers of a job come from and what becomes of them."""
+
+    REUSE = "reuse"
+    CREATE = "create"
+    CONSUME = "consume"
+
+
+class InstanceState(StrEnum):
+    """The states of an instance, by EC2's names.
+
+    Source: the EC2 user guide, "Instance lifecycle".
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+#: States in which an instance costs money or soon will.
+UP = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
+#: States of an instance that still exists.
+ALIVE = frozenset(set(InstanceState) - {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
+
+
+class Tag(StrEnum):
+    """The tags that every instance of ours carries from birth."""
+
+    NAME = "Name"
+    MANAGED = "dayfly:managed"
+    CLUSTER = "dayfly:cluster"
+    ROLE = "dayfly:role"
+    OWNER = "dayfly:owner"
+    MODE = "dayfly:mode"
+    #: The job that a ``create`` worker was made for.
+    JOB = "dayfly:job"
+    RUNTIME = "dayfly:runtime"
+    PROCESSES = "dayfly:processes"
+    #: Seconds since the epoch; the sweep of any later client takes what is past it.
+    EXPIRES_AT = "dayfly:expires-at"
+
+
+class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to launch. One spec describes every instance of one launch call.
+
+    Attributes:
+        on_poweroff: What a ``poweroff`` inside the VM does to it
+            (EC2's ``InstanceInitiatedShutdownBehavior``).
+        user_data: A ``#cloud-config`` document, run at boot.
+    """
+
+    role: Role
+    instance_type: str
+    on_poweroff: Literal["stop", "terminate"]
+    user_data: str
+    tags: dict[str, str]
+    spot: bool = False
+    image: str = ""
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as the cloud tells of it, at one moment.
+
+    Attributes:
+        address: Where SSH and the master's service answer; empty while not yet known.
+        state_reason: Why it left ``running``, in the cloud's words
+            (``Server.SpotInstanceTermination``).
+    """
+
+    id: str
+    instance_type: str
+    state: InstanceState
+    tags: dict[str, str]
+    launched_at: float
+    address: str = ""
+    ssh_port: int = 22
+    service_port: int = 8080
+    spot: bool = False
+    state_reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.tags.get(Tag.NAME, self.id)
+
+
+class Shortfall(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool that gave fewer instances than were asked of it, and why."""
+
+    pool: str
+    asked: int
+    got: int
+    code: str
+    message: str
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a launch: what came, and what did not."""
+
+    instances: list[Instance]
+    shortfalls: list[Shortfall] = []
+
+
+class DismantlePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a VM must go.
+
+    Attributes:
+        soft: Seconds after a job completed.
+        hard: Seconds after a job started (after launch, for a VM that never got one).
+        auto: ``False`` switches both off.
+    """
+
+    soft: float = 300.0
+    hard: float = 3600.0
+    auto: bool = True
+
+
+class OutcomeKind(IntEnum):
+    """What became of a call. One byte on the wire."""
+
+    VALUE = 0
+    #: The value is in storage; the payload is its key.
+    STORED = 1
+    #: The function raised; the payload is what :mod:`dayfly.serialize` reads back.
+    RAISED = 2
+    TIMED_OUT = 3
+    CRASHED = 4
+    CANCELLED = 5
+    #: The function returned something that cannot be pickled.
+    UNPICKLABLE = 6
+
+
+class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """One call's outcome, still as bytes: what workers send, masters keep and clients decode.
+
+    Attributes:
+        index: The item's position in the job, from 0.
+        payload: A pickle for VALUE and RAISED, a storage key in UTF-8 for STORED, else a
+            message in UTF-8.
+        started: When the call began on the worker.
+        ended: When it ended.
+    """
+
+    index: int
+    kind: OutcomeKind
+    payload: bytes
+    started: float = 0.0
+    ended: float = 0.0
+    worker: str = ""
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line that a function printed or logged.
+
+    Attributes:
+        index: The call that it belongs to; -1 where that cannot be told.
+        stream: ``stdout`` or ``stderr``.
+    """
+
+    job: str
+    index: int
+    stream: str
+    time: float
+    text: str
+    worker: str = ""
+
+
+class JobState(StrEnum):
+    """The life of a job."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    #: Ended early; the record says why.
+    FAILED = "failed"
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the master must know of a job; neither the function nor its items.
+
+    Attributes:
+        function: The function's name, for people.
+        mode: By its definition in the configuration.
+        runtime: Which workers may serve it (with ``instance_type``).
+        processes: Parallel processes per worker.
+        wanted: Workers that the client means to have for it.
+        timeout: Seconds that one call may run; ``None`` for no limit of its own.
+        chunksize: Calls handed out together; 0 lets the master size the ranges.
+        environment: ``extra_env`` of the map.
+        reserved: Names of the reserved parameters that the function takes (``id``, ``storage``).
+        client: Who submitted it: ``user@host pid``.
+    """
+
+    id: str
+    function: str
+    mode: ExecMode
+    runtime: str
+    instance_type: str
+    processes: int
+    wanted: int
+    policy: DismantlePolicy
+    submitted_at: float
+    timeout: float | None = None
+    chunksize: int = 0
+    environment: dict[str, str] = {}
+    reserved: list[str] = []
+    client: str = ""
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as ``job list`` shows it.
+
+    Attributes:
+        total: Calls in all; ``None`` while the items are still being read.
+    """
+
+    id: str
+    function: str
+    submitted_at: float
+    workers: int
+    done: int
+    failed: int
+    total: int | None
+    state: JobState
+    reason: str = ""
+    client: str = ""
+
+
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance as ``worker list`` shows it.
+
+    Attributes:
+        phase: What the orchestrator knows beyond the cloud's state: ``connecting``,
+            ``installing``, ``starting``, ``idle``, ``busy``, ``lost``, ``leaving``.
+        dismantle_in: Seconds until its timer fires; ``None`` when it has none.
+        dismantle_why: Which timer that is: ``soft`` or ``hard``.
+    """
+
+    name: str
+    instance: str
+    role: Role
+    instance_type: str
+    processes: int
+    runtime: str
+    mode: str
+    state: InstanceState
+    phase: str = ""
+    running: int = 0
+    dismantle_in: float | None = None
+    dismantle_why: str = ""
+
+
+class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Which storage, as a VM must know it to open it.
+
+    Attributes:
+        kind: ``localhost`` or ``aws_s3``.
+        location: A directory, or a bucket.
+    """
+
+    kind: str
+    location: str
+    region: str = ""
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster's keys and secrets, in OpenSSH's formats; made once, kept in storage.
+
+    Attributes:
+        cluster: The cluster's name.
+        serial: Drawn when the cluster was made; part of every launch token.
+        user_key: Private key of the account on the VMs.
+        user_public_key: Its public half.
+        host_ca_key: Private key that signs the VMs' host keys.
+        host_ca_public_key: Its public half, all that a client need trust.
+        client_secret: What a client proves to the master.
+        worker_secret: What a worker proves to the master.
+    """
+
+    cluster: str
+    serial: str
+    user_key: str
+    user_public_key: str
+    host_ca_key: str
+    host_ca_public_key: str
+    client_secret: str
+    worker_secret: str
+
+
+class MasterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the master's service reads at its start, from a file that only it can read.
+
+    Attributes:
+        package: Digest of the dayfly that is installed.
+        host: The address to listen at.
+        policy: The master's own, until a job brings another.
+    """
+
+    instance: Instance
+    access: Access
+    package: str
+    host: str
+    port: int
+    username: str
+    runtime: str
+    storage: StorageConfig
+    policy: DismantlePolicy
+    start_timeout: float
+    log_level: str = "info"
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's agent reads at its start, from a file that only it can read.
+
+    Attributes:
+        runtime: The interpreter that runs the functions.
+        policy: The VM's own, until the master says otherwise.
+    """
+
+    instance: str
+    master_host: str
+    master_port: int
+    secret: str
+    processes: int
+    runtime: str
+    storage: StorageConfig
+    policy: DismantlePolicy
+    log_level: str = "info"

@@ -1,0 +1,147 @@
+"""From an address to a running service, for the master and the workers alike."""
+
+from __future__ import annotations
+
+from dayfly import bootstrap
+from dayfly.clock import Clock, Entropy
+from dayfly.errors import CommandError, ProvisionError, UnreachableError
+from dayfly.model import Access, DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
+from dayfly.shell.base import Connection, Shell, Target
+
+#: Seconds for one attempt: sshd answers in milliseconds, or drops the connection in silence.
+ATTEMPT = 4.0
+#: Seconds between attempts: the first, the factor, and the most.
+BACKOFF = (0.04, 1.4, 1.0)
+
+
+def target_of(instance: Instance, access: Access, username: str) -> Target:
+    """How to reach an instance that the cluster launched, and how to know it.
+
+    Its host key is signed by the cluster for its role, so a worker cannot pass for the master.
+    """
+    return Target(
+        name=f"{instance.name} ({instance.id})",
+        address=instance.address,
+        port=instance.ssh_port,
+        username=username,
+        alias=instance.tags.get(Tag.ROLE, "worker"),
+        known_hosts=f"@cert-authority * {access.host_ca_public_key.strip()}\n",
+        private_key=access.user_key,
+    )
+
+
+async def reach(
+    shell: Shell, target: Target, *, deadline: float, clock: Clock, entropy: Entropy
+) -> Connection:
+    """Connect to a VM that may still be booting: try until it answers.
+
+    Args:
+        shell: How to connect.
+        target: Where to.
+        deadline: When to give up, in seconds of ``clock.monotonic()``.
+        clock: Time.
+        entropy: Jitter, so that many waiters do not knock in step.
+
+    Raises:
+        UnreachableError: It did not answer in time; the cause is that of the last attempt.
+        HostKeyError: It answered with a key that is not its own.
+        AccessDeniedError: It refused our key.
+    """
+    began = clock.monotonic()
+    pause, factor, most = BACKOFF
+    attempts = 0
+    while True:
+        attempts += 1
+        left = deadline - clock.monotonic()
+        try:
+            return await shell.connect(target, timeout=max(0.5, min(ATTEMPT, left)))
+        except UnreachableError as error:
+            if clock.monotonic() + pause >= deadline:
+                waited = clock.monotonic() - began
+                raise UnreachableError(
+                    f"{target.name} did not answer SSH at {target.address}:{target.port} "
+                    f"within {waited:.0f} s",
+                    cause=f"{error.cause or error.what} (attempt {attempts})",
+                    hint="dayfly worker list, then dayfly clean; "
+                    "a VM that boots slowly needs a larger start_timeout",
+                ) from error
+        await clock.sleep(pause * (0.5 + entropy.fraction()))
+        pause = min(most, pause * factor)
+
+
+async def install_master(
+    connection: Connection,
+    config: MasterConfig,
+    package: bootstrap.Package,
+    *,
+    timeout: float,
+    arm: DismantlePolicy | None = None,
+) -> None:
+    """Install and start the master's service; returns when it serves.
+
+    Args:
+        connection: To the VM.
+        config: For the service.
+        package: The dayfly to install.
+        timeout: Seconds for all of it.
+        arm: Also arm the VM's own deadline (a VM that is not of our launching).
+
+    Raises:
+        ProvisionError: A step failed; its output is in the cause.
+    """
+    plan = bootstrap.installation(
+        "master",
+        config,
+        package,
+        runtime=config.runtime,
+        mark=f"{config.access.serial} {config.host}:{config.port}",
+        arm=arm,
+        timeout=timeout,
+    )
+    await _install(connection, plan, config.instance.name, timeout)
+
+
+async def install_worker(
+    connection: Connection, config: WorkerConfig, package: bootstrap.Package, *, timeout: float
+) -> None:
+    """Install and start a worker's agent; returns when it is up.
+
+    Args:
+        connection: To the VM.
+        config: For the agent.
+        package: The dayfly to install.
+        timeout: Seconds for all of it.
+
+    Raises:
+        ProvisionError: A step failed; its output is in the cause.
+    """
+    plan = bootstrap.installation(
+        "worker",
+        config,
+        package,
+        runtime=config.runtime,
+        mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes}",
+        timeout=timeout,
+    )
+    await _install(connection, plan, config.instance, timeout)
+
+
+async def _install(
+    connection: Connection, plan: bootstrap.Installation, name: str, timeout: float
+) -> None:
+    try:
+        result = await connection.run(plan.script, stdin=plan.stdin, timeout=timeout)
+    except CommandError as error:
+        raise ProvisionError(
+            f"the {plan.service} service did not start on {name} within {timeout:.0f} s",
+            cause=error.cause or error.what,
+            hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
+        ) from error
+    if result.status != 0:
+        tail = "\n    ".join((result.stderr or result.stdout).strip().splitlines()[-20:])
+        raise ProvisionError(
+            f"the {plan.service} service could not be installed on {name} "
+            f"(exit status {result.status})",
+            cause=tail or "it printed nothing",
+            hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
+        )

@@ -1,0 +1,1 @@
+"""The seam to VM shells and its forms."""

@@ -1,0 +1,1 @@
+"""The seam to object storage and its forms."""

@@ -1,0 +1,55 @@
+"""Where dayfly's own objects lie in storage.
+
+Workers read below ``dayfly/in/`` and write below ``dayfly/out/`` only; a cluster's secrets
+are below ``dayfly/clusters/``, out of their reach.
+"""
+
+from __future__ import annotations
+
+ROOT = "dayfly/"
+CLUSTERS = ROOT + "clusters/"
+JOBS = ROOT + "jobs/"
+IN = ROOT + "in/"
+OUT = ROOT + "out/"
+#: What ``clean`` deletes without ``--all``.
+TEMPORARY = (IN, OUT, JOBS)
+
+
+def access(cluster: str) -> str:
+    """The cluster's keys and secrets."""
+    return f"{CLUSTERS}{cluster}/access"
+
+
+def function(job: str) -> str:
+    """A job's pickled function, when it is too large to travel inline."""
+    return f"{IN}{job}/function"
+
+
+def items(job: str, start: int) -> str:
+    """A chunk of a job's pickled items, by the index of its first."""
+    return f"{IN}{job}/items/{start:012d}"
+
+
+def modules(digest: str) -> str:
+    """An archive of local modules, by its content."""
+    return f"{IN}modules/{digest}.zip"
+
+
+def outcome(job: str, index: int) -> str:
+    """A large outcome."""
+    return f"{OUT}{job}/{index:012d}"
+
+
+def record(job: str) -> str:
+    """What became of a job: its row, written when it ends."""
+    return f"{JOBS}{job}/record"
+
+
+def outcomes(job: str, part: int) -> str:
+    """The small outcomes of a job that has ended, in parts."""
+    return f"{JOBS}{job}/outcomes/{part:06d}"
+
+
+def logs(job: str) -> str:
+    """The function logs of a job that has ended."""
+    return f"{JOBS}{job}/logs"

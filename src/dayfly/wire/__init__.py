@@ -1,0 +1,1 @@
+"""What client, master and workers say to each other, and the doors between them."""

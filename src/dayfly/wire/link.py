@@ -1,0 +1,248 @@
+"""One authenticated conversation over a websocket, for either end.
+
+Both ends hold a secret that went to them over SSH. Each proves it with an HMAC over the
+other's nonce, so the secret itself is never said, and nothing else is read from a peer
+before its proof has been checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import aiohttp
+import msgspec
+
+from dayfly import errors
+from dayfly.wire import messages as m
+
+#: Seconds between pings; a peer that does not answer for as long again is gone.
+HEARTBEAT = 10.0
+#: The largest frame: many times what either end sends (chunks are cut far below).
+MAX_FRAME = 64 * 1024 * 1024
+PATH = "/v1"
+
+In = TypeVar("In")
+
+
+class Decoder(Protocol[In]):  # type: ignore[misc]  # msgspec's decoders are invariant
+    """How a frame becomes a value."""
+
+    def decode(self, data: bytes, /) -> In:
+        """Decode one frame."""
+        ...
+
+
+class Socket(Protocol):
+    """What a link needs of either of aiohttp's websockets."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        ...
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send one binary frame."""
+        ...
+
+    async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
+        """The next frame."""
+        ...
+
+    async def close(self) -> bool:
+        """Close it."""
+        ...
+
+
+class Link(Generic[In]):
+    """An open conversation: iterate over it to receive, until the peer is gone.
+
+    Attributes:
+        peer: The name that the other side gave.
+        welcome: What the master said of itself; only where this end is the caller.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        decoder: Decoder[In],
+        peer: str,
+        *,
+        welcome: m.Welcome | None = None,
+        close: Callable[[], Any] | None = None,
+    ) -> None:
+        self._socket = socket
+        self._decoder = decoder
+        self._close = close
+        self.peer = peer
+        self.welcome = welcome
+
+    async def send(self, message: m.Message) -> None:
+        """Send one message; waits while the peer reads more slowly than we write.
+
+        Raises:
+            WireError: The conversation is over.
+        """
+        await self.send_frame(m.ENCODER.encode(message))
+
+    async def send_frame(self, frame: bytes) -> None:
+        """Send a message that is encoded already."""
+        try:
+            await self._socket.send_bytes(frame)
+        except (ConnectionError, aiohttp.ClientError, RuntimeError) as error:
+            raise errors.WireError(
+                f"the connection with {self.peer} is closed", cause=str(error)
+            ) from error
+
+    async def __aiter__(self) -> AsyncIterator[In]:
+        while True:
+            try:
+                frame = await self._socket.receive()
+            except (ConnectionError, RuntimeError):
+                return
+            if frame.type is not aiohttp.WSMsgType.BINARY:
+                return
+            try:
+                message = self._decoder.decode(frame.data)
+            except msgspec.MsgspecError as error:
+                await self.aclose()
+                raise errors.WireError(
+                    f"{self.peer} sent a frame that is none of ours", cause=str(error)
+                ) from error
+            yield message
+
+    async def aclose(self) -> None:
+        """End the conversation."""
+        await (self._close or self._socket.close)()
+
+
+def prove(secret: str, speaker: str, nonce: bytes) -> bytes:
+    """The proof that ``speaker`` holds ``secret``, over the other side's nonce."""
+    return hmac.digest(secret.encode(), speaker.encode() + b"\0" + nonce, hashlib.sha256)
+
+
+async def dial(
+    decoder: Decoder[In],
+    *,
+    role: str,
+    name: str,
+    secret: str,
+    host: str = "localhost",
+    port: int = 80,
+    unix_socket: Path | None = None,
+    timeout: float = 10.0,
+) -> Link[In]:
+    """Call the master, through a tunnel's Unix socket or straight at ``host:port``.
+
+    Args:
+        decoder: For what the master will say.
+        role: ``client`` or ``worker``; each has a secret of its own.
+        name: Who is calling.
+        secret: The role's secret.
+        host: The master's address.
+        port: The master's service port.
+        unix_socket: This end of an SSH tunnel, in place of host and port.
+        timeout: Seconds for each step of the handshake.
+
+    Raises:
+        WireError: Nobody answered, or the conversation broke.
+        AuthenticationError: The master does not hold the secret, or refused ours.
+        VersionMismatchError: The master speaks another version of the protocol.
+    """
+    where = f"the master at {host}:{port}" if unix_socket is None else "the master"
+    connector = aiohttp.UnixConnector(str(unix_socket)) if unix_socket else None
+    async with AsyncExitStack() as stack:
+        try:
+            session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+            async with asyncio.timeout(timeout):
+                socket = await session.ws_connect(
+                    f"http://{host}:{port}{PATH}",
+                    heartbeat=HEARTBEAT,
+                    max_msg_size=MAX_FRAME,
+                    compress=0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+                )
+            stack.push_async_callback(socket.close)
+            opening = Link(socket, m.OPENING, where)
+            nonce = secrets.token_bytes(32)
+            await opening.send(m.Hello(protocol=m.PROTOCOL, role=role, name=name, nonce=nonce))
+            challenge = await _next(opening, m.Challenge, timeout)
+            if not hmac.compare_digest(challenge.proof, prove(secret, "master", nonce)):
+                raise errors.AuthenticationError(
+                    f"{where} does not hold this cluster's secret",
+                    cause="something else listens there, or the cluster was made anew",
+                    hint="dayfly clean --all, then run again",
+                )
+            await opening.send(m.Proof(proof=prove(secret, role, challenge.nonce)))
+            welcome = await _next(opening, m.Welcome, timeout)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise errors.WireError(
+                f"{where} does not answer", cause=str(error) or type(error).__name__
+            ) from error
+        return Link(socket, decoder, where, welcome=welcome, close=stack.pop_all().aclose)
+
+
+async def answer(
+    socket: Socket,
+    secret_of: Mapping[str, str],
+    welcome: m.Welcome,
+    *,
+    timeout: float = 10.0,
+) -> m.Hello:
+    """The master's side of the handshake, on a websocket that has just been opened.
+
+    Args:
+        socket: The websocket.
+        secret_of: The secret of each role.
+        welcome: What to say once the caller has proved itself.
+        timeout: Seconds to wait for each word of the caller.
+
+    Returns:
+        Who is calling; from here on the caller is authenticated.
+
+    Raises:
+        AuthenticationError: It does not hold the secret of the role that it claims.
+        VersionMismatchError: It speaks another version of the protocol.
+        WireError: It said something else, or nothing.
+    """
+    opening = Link(socket, m.OPENING, "a caller")
+    hello = await _next(opening, m.Hello, timeout)
+    if hello.protocol != m.PROTOCOL:
+        reason = f"the master speaks protocol {m.PROTOCOL}, {hello.name} {hello.protocol}"
+        await opening.send(m.Refused(code="VersionMismatchError", reason=reason))
+        raise errors.VersionMismatchError(reason)
+    # An unknown role is checked against a secret that nobody has, in the same time.
+    secret = secret_of.get(hello.role) or secrets.token_hex(32)
+    nonce = secrets.token_bytes(32)
+    await opening.send(m.Challenge(nonce=nonce, proof=prove(secret, "master", hello.nonce)))
+    proof = await _next(opening, m.Proof, timeout)
+    if not hmac.compare_digest(proof.proof, prove(secret, hello.role, nonce)):
+        reason = f"{hello.name} does not hold the secret of a {hello.role}"
+        await opening.send(m.Refused(code="AuthenticationError", reason=reason))
+        raise errors.AuthenticationError(reason)
+    await opening.send(welcome)
+    return hello
+
+
+Word = TypeVar("Word", bound=m.Message)
+
+
+async def _next(opening: Link[m.Opening], expected: type[Word], timeout: float) -> Word:
+    frame = await opening._socket.receive(timeout=timeout)
+    if frame.type is not aiohttp.WSMsgType.BINARY:
+        raise errors.WireError(f"{opening.peer} hung up during the handshake")
+    try:
+        word = m.OPENING.decode(frame.data)
+    except msgspec.MsgspecError as error:
+        raise errors.WireError(f"{opening.peer} does not speak our protocol") from error
+    if isinstance(word, expected):
+        return word
+    if isinstance(word, m.Refused):
+        raise getattr(errors, word.code, errors.WireError)(word.reason)
+    raise errors.WireError(f"{opening.peer} said {type(word).__name__} out of turn")

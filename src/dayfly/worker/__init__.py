@@ -1,0 +1,1 @@
+"""On the worker VMs: the agent and the runner processes."""

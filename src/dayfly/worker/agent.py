@@ -1,0 +1,389 @@
+"""The agent: leases in, outcomes out. It never unpickles.
+
+It lives as long as the VM does: while the master cannot be reached the calls go on, and
+their outcomes are kept until it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from dayfly import errors, notify
+from dayfly.clock import Clock, Entropy
+from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
+from dayfly.storage import keys
+from dayfly.storage.base import Storage
+from dayfly.wire import link
+from dayfly.wire import messages as m
+from dayfly.worker import errands, machine
+from dayfly.worker.dispatch import spans
+from dayfly.worker.materials import Materials
+from dayfly.worker.outbox import Outbox
+from dayfly.worker.pool import Pool, PoolJob
+from dayfly.worker.spawn import Command
+
+log = logging.getLogger(__name__)
+
+#: Seconds between attempts to reach the master: at first, at most, and when it refuses us.
+FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 0.1, 2.0, 30.0
+#: Bytes that wait for the master or for storage before runners are read no more.
+BACKLOG = 64 * 1024 * 1024
+#: Large outcomes that are put to storage at once.
+UPLOADS = 8
+#: Variables of the agent's service that are none of the user's functions' business.
+PRIVATE = frozenset({"PYTHONPATH", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
+
+
+class Intake(msgspec.Struct, eq=False):
+    """Calls whose function or items are still on their way from storage."""
+
+    job: str
+    indices: set[int]
+
+
+class Agent:
+    """One worker's service.
+
+    Args:
+        config: The worker's own.
+        storage: The cluster's; the caller closes it.
+        clock: Where time comes from.
+        entropy: Where the incarnation's name and the jitter come from.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, storage: Storage, *, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._clock = clock
+        self._entropy = entropy
+        self._incarnation = entropy.hex(16)
+        command = Command(
+            interpreter=config.runtime,
+            environment={name: value for name, value in os.environ.items() if name not in PRIVATE},
+            directory=str(Path.home()),
+            log_level=config.log_level,
+        )
+        self._pool = Pool(
+            self, command, processes=config.processes, worker=config.instance, clock=clock
+        )
+        self._materials = Materials(storage, machine.path("/var/lib/dayfly/modules"))
+        self._outbox = Outbox()
+        self._briefs: dict[str, m.JobBrief] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._intakes: list[Intake] = []
+        self._uploading: dict[tuple[str, int], int] = {}
+        self._upload_slots = asyncio.Semaphore(UPLOADS)
+        self._holding_back = False
+        self._something_due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        self._pool.start()
+        notify.ready()
+        log.info("%s: %d runners started", self._config.instance, self._config.processes)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._stay_in_touch()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            await self._pool.aclose()
+
+    # -- the conversation with the master --
+
+    async def _stay_in_touch(self) -> None:
+        failures = 0
+        while True:
+            try:
+                conversation = await link.dial(
+                    m.TO_WORKER,
+                    role="worker",
+                    name=self._config.instance,
+                    secret=self._config.secret,
+                    host=self._config.master_host,
+                    port=self._config.master_port,
+                )
+            except (errors.AuthenticationError, errors.VersionMismatchError) as error:
+                log.error("refused: %s", error)  # noqa: TRY400  no traceback needed
+                wait = REFUSED_WAIT
+            except errors.WireError as error:
+                if not failures:
+                    log.warning("%s", error)
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures, 10))
+                failures += 1
+            else:
+                failures = 0
+                log.info("connected to %s", conversation.peer)
+                await self._converse(conversation)
+                wait = FIRST_WAIT
+            await self._clock.sleep(wait * (0.5 + self._entropy.fraction() / 2))
+
+    async def _converse(self, conversation: link.Link[m.ToWorker]) -> None:
+        self._outbox.reconnected()
+        try:
+            await conversation.send(
+                m.Ready(
+                    incarnation=self._incarnation,
+                    processes=self._config.processes,
+                    holding={job: spans(indices) for job, indices in self._in_hand().items()},
+                )
+            )
+            async with asyncio.TaskGroup() as talk:
+                speaking = talk.create_task(self._speak(conversation))
+                async for message in conversation:
+                    self._obey(message)
+                speaking.cancel()
+        except* errors.WireError as broken:
+            log.warning("the conversation broke: %s", broken.exceptions[0])
+        finally:
+            await conversation.aclose()
+        log.warning("the master is gone; calls go on")
+
+    async def _speak(self, conversation: link.Link[m.ToWorker]) -> None:
+        while True:
+            self._something_due.clear()
+            while (message := self._outbox.take(self._clock.monotonic())) is not None:
+                await conversation.send(message)
+                self._weigh()
+            self._nudge()
+            await self._something_due.wait()
+
+    def _nudge(self) -> None:
+        """Wake the speaker when the next frame is due."""
+        now = self._clock.monotonic()
+        due = self._outbox.due(now)
+        if due is None:
+            return
+        if due <= now:
+            self._something_due.set()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._something_due.set()
+
+    def _weigh(self) -> None:
+        weight = self._outbox.weight + sum(self._uploading.values())
+        if weight > BACKLOG and not self._holding_back:
+            self._holding_back = True
+            log.info("%d bytes wait to be sent: functions must wait too", weight)
+            self._pool.hold()
+        elif self._holding_back and weight < BACKLOG / 2:
+            self._holding_back = False
+            self._pool.go_on()
+
+    def _in_hand(self) -> dict[str, set[int]]:
+        found = self._pool.indices()
+        for intake in self._intakes:
+            found.setdefault(intake.job, set()).update(intake.indices)
+        for job, index in self._uploading:
+            found.setdefault(job, set()).add(index)
+        for job, indices in self._outbox.unacknowledged().items():
+            found.setdefault(job, set()).update(indices)
+        return found
+
+    # -- what the master says --
+
+    def _obey(self, message: m.ToWorker) -> None:
+        match message:
+            case m.Assign():
+                self._assign(message)
+            case m.Acknowledge():
+                self._outbox.acknowledge(message.serial)
+                self._weigh()
+                self._nudge()
+            case m.Revoke():
+                self._revoke(message)
+            case m.Recall():
+                self._recall(message)
+            case m.Forget():
+                self._forget(message.job)
+            case m.SetDeadline():
+                self._set_deadline(message.seconds)
+            case m.PowerOff():
+                log.info("powering off: %s", message.why)
+                self._tasks.create_task(self._power_off())
+            case m.Refused():
+                log.error("the master refused: %s: %s", message.code, message.reason)
+
+    def _assign(self, assign: m.Assign) -> None:
+        if assign.brief is not None:
+            self._briefs.setdefault(assign.job, assign.brief)
+        brief = self._briefs.get(assign.job)
+        if brief is None:
+            log.error("calls of %s came without its function", assign.job)
+            self._say(m.HandBack(job=assign.job, spans=[assign.span]))
+            return
+        if not brief.function.key and not brief.modules:
+            self._open(brief, brief.function.data, "")
+        indices = range(assign.span.start, assign.span.stop)
+        if self._pool.knows(assign.job) and not assign.key:
+            self._pool.add(assign.job, zip(indices, assign.items, strict=True))
+            return
+        intake = Intake(assign.job, set(indices))
+        self._intakes.append(intake)
+        self._tasks.create_task(self._take_in(assign, brief, intake))
+
+    async def _take_in(self, assign: m.Assign, brief: m.JobBrief, intake: Intake) -> None:
+        """Fetch what calls are made of, then let them wait for a runner."""
+        try:
+            if not self._pool.knows(brief.id):
+                await self._opened(brief)
+            items = assign.items or await self._materials.items(
+                assign.span, assign.key, assign.chunk_start
+            )
+        except errors.DayflyError as error:
+            log.warning("%s: %s", assign.job, error)
+            for index in intake.indices:
+                self._fail(assign.job, index, error)
+        else:
+            calls = zip(range(assign.span.start, assign.span.stop), items, strict=True)
+            wanted = [call for call in calls if call[0] in intake.indices]
+            if wanted and self._pool.knows(brief.id):
+                self._pool.add(assign.job, wanted)
+        finally:
+            self._intakes.remove(intake)
+
+    async def _opened(self, brief: m.JobBrief) -> None:
+        # Several spans wait for the same function: it is fetched once.
+        async with self._opening.setdefault(brief.id, asyncio.Lock()):
+            if not self._pool.knows(brief.id):
+                function = await self._materials.function(brief.function)
+                self._open(brief, function, await self._materials.modules(brief.modules))
+
+    def _open(self, brief: m.JobBrief, function: bytes, modules: str) -> None:
+        if brief.id not in self._briefs:  # forgotten meanwhile
+            return
+        self._pool.open(
+            PoolJob(
+                id=brief.id,
+                function=function,
+                modules=modules,
+                timeout=brief.timeout,
+                environment=brief.environment,
+                reserved=brief.reserved,
+            )
+        )
+
+    def _revoke(self, revoke: m.Revoke) -> None:
+        wanted = None if revoke.indices is None else set(revoke.indices)
+        for intake in self._intakes:
+            if intake.job != revoke.job:
+                continue
+            dropped = intake.indices if wanted is None else intake.indices & wanted
+            intake.indices = intake.indices - dropped
+            if wanted is not None:
+                for index in dropped:
+                    text = b"it was asked for"
+                    self._keep(revoke.job, self._outcome(index, OutcomeKind.CANCELLED, text))
+        self._pool.revoke(revoke.job, wanted)
+
+    def _recall(self, recall: m.Recall) -> None:
+        found: list[int] = []
+        for intake in reversed(self._intakes):
+            if intake.job == recall.job:
+                newest = sorted(intake.indices, reverse=True)[: recall.count - len(found)]
+                intake.indices.difference_update(newest)
+                found += newest
+        if len(found) < recall.count:
+            found += self._pool.recall(recall.job, recall.count - len(found))
+        self._say(m.HandBack(job=recall.job, spans=spans(found)))
+
+    def _forget(self, job: str) -> None:
+        self._briefs.pop(job, None)
+        self._opening.pop(job, None)
+        for intake in self._intakes:
+            if intake.job == job:
+                intake.indices = set()
+        self._pool.forget(job)
+        self._materials.forget(keys.items(job, 0).rpartition("/")[0] + "/")
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        try:
+            machine.set_deadline(seconds, self._clock)
+        except OSError as error:  # the earlier deadline holds, which is the safe side
+            log.error("the VM's deadline cannot be set: %s", error)  # noqa: TRY400
+
+    async def _power_off(self) -> None:
+        try:
+            await machine.power_off()
+        except errors.CommandError as error:
+            log.error("%s", error)  # noqa: TRY400  no traceback needed
+
+    # -- what the pool says --
+
+    def outcome(self, job: str, outcome: CallOutcome) -> None:
+        """A call has ended: its outcome goes out, by way of storage if it is large."""
+        size = len(outcome.payload)
+        if outcome.kind is not OutcomeKind.VALUE or size <= m.INLINE_LIMIT:
+            self._keep(job, outcome)
+            return
+        self._uploading[job, outcome.index] = size
+        self._tasks.create_task(self._upload(job, outcome))
+        self._weigh()
+
+    def line(self, line: LogLine) -> None:
+        """A function has printed."""
+        self._outbox.add_line(line, self._clock.monotonic())
+        self._nudge()
+        self._weigh()
+
+    def asked(self, request: bytes) -> asyncio.Future[tuple[bytes, bytes]]:
+        """A function wants something of storage."""
+        return self._tasks.create_task(errands.perform(self._storage, request))
+
+    def trouble(self, text: str) -> None:
+        """Something that belongs in the service's log."""
+        log.warning("%s", text)
+
+    async def _upload(self, job: str, outcome: CallOutcome) -> None:
+        key = keys.outcome(job, outcome.index)
+        failure: errors.DayflyError | None = None
+        try:
+            async with self._upload_slots:
+                await self._storage.put_object(key, outcome.payload)
+        except errors.DayflyError as error:
+            failure = error
+        self._uploading.pop((job, outcome.index), None)
+        if failure is not None:
+            log.warning("the outcome of call %d of %s: %s", outcome.index, job, failure)
+            self._fail(job, outcome.index, failure)
+            return
+        stored = msgspec.structs.replace(outcome, kind=OutcomeKind.STORED, payload=key.encode())
+        self._keep(job, stored)
+
+    def _keep(self, job: str, outcome: CallOutcome) -> None:
+        self._outbox.add_outcome(job, outcome, self._clock.monotonic())
+        self._nudge()
+        self._weigh()
+
+    def _say(self, message: m.Message) -> None:
+        self._outbox.add(message)
+        self._nudge()
+
+    def _fail(self, job: str, index: int, error: errors.DayflyError) -> None:
+        """Let a call end with an error of ours."""
+        header = {
+            "type": type(error).__name__,
+            "module": type(error).__module__,
+            "message": str(error),
+            "traceback": str(error),
+            "index": index,
+        }
+        payload = json.dumps(header).encode() + b"\n"
+        self._keep(job, self._outcome(index, OutcomeKind.RAISED, payload))
+
+    def _outcome(self, index: int, kind: OutcomeKind, payload: bytes) -> CallOutcome:
+        now = self._clock.now()
+        return CallOutcome(index, kind, payload, now, now, self._config.instance)

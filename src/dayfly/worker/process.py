@@ -1,0 +1,314 @@
+"""One runner process, seen from the agent: its sockets, its pipes and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from dayfly.worker import obituary, runner, spawn
+from dayfly.worker.dispatch import Call
+
+#: Bytes taken from a socket or a pipe at once.
+CHUNK = 256 * 1024
+#: Frames up to this size are joined to be sent by one system call.
+JOINED = 256 * 1024
+#: Seconds that a process may live on after it has closed its channel.
+PATIENCE = 0.5
+#: Lines of file descriptor 2 that are kept as last words.
+LAST_WORDS = 12
+
+
+class Listener(Protocol):
+    """Who is told what a runner does; never twice, and nothing after ``died``."""
+
+    def call_started(self, process: RunnerProcess, number: int) -> None:
+        """A timed call has begun."""
+        ...
+
+    def call_ended(
+        self,
+        process: RunnerProcess,
+        number: int,
+        kind: int,
+        payload: bytes,
+        started: float,
+        ended: float,
+    ) -> None:
+        """A call has its outcome."""
+        ...
+
+    def line(
+        self, process: RunnerProcess, number: int | None, stream: int, when: float | None, text: str
+    ) -> None:
+        """A line was printed; one that came by a pipe names neither its call nor its time."""
+        ...
+
+    def asked(self, process: RunnerProcess, request: bytes) -> None:
+        """A function wants something of storage."""
+        ...
+
+    def pause(self, process: RunnerProcess) -> None:
+        """Everything that was there to read has been told."""
+        ...
+
+    def died(self, process: RunnerProcess, death: obituary.Death) -> None:
+        """It is gone, and so is everything that it had started."""
+        ...
+
+
+class RunnerProcess:
+    """A runner.
+
+    Args:
+        id: The pool's number for it.
+        command: How to start it.
+        listener: Who is told what it does.
+
+    Raises:
+        OSError: The interpreter cannot be started.
+    """
+
+    def __init__(self, id: int, command: spawn.Command, listener: Listener) -> None:  # noqa: A002
+        self.id = id
+        #: Once it has died: the calls that it had not started.
+        self.unstarted: list[int] = []
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._mark = f"{os.getpid()}.{id}"
+        self._oom_kills = obituary.oom_kills()
+        self._buffer = bytearray()
+        self._unsent: deque[memoryview] = deque()
+        self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._reading = True
+        self._cut: asyncio.TimerHandle | None = None
+        self._mute = False
+        self._process, self._channel, self._tickets, self._tickets_far = spawn.start(
+            command, self._mark
+        )
+        self.pid = self._process.pid
+        assert self._process.stdout is not None  # noqa: S101  we asked for pipes
+        assert self._process.stderr is not None  # noqa: S101
+        self._pipes = {1: self._process.stdout.fileno(), 2: self._process.stderr.fileno()}
+        self._rests = {1: b"", 2: b""}
+        self._poll = select.poll()
+        for pipe in self._pipes.values():
+            os.set_blocking(pipe, False)
+            self._poll.register(pipe, select.POLLIN)
+            self._loop.add_reader(pipe, self._read_pipes)
+        self._loop.add_reader(self._channel, self._on_readable)
+        self._end = spawn.watch(self._process, self._loop, self._on_exit)
+
+    # -- to the runner --
+
+    def load(self, slot: int, facts: bytes, function: bytes) -> None:
+        """Make a job known under a slot number."""
+        self._send(runner.LOAD, runner.JOB.pack(slot, len(facts)), facts, function)
+
+    def give(self, slot: int, first: int, calls: Sequence[Call]) -> None:
+        """Send calls, and the tickets to start them."""
+        head = [runner.BATCH.pack(slot, first, len(calls))]
+        head += [runner.CALL.pack(call.index, len(call.item)) for call in calls]
+        self._send(runner.CALLS, b"".join(head), *(call.item for call in calls))
+        numbers = range(first, first + len(calls))
+        # They always fit: the dispatcher never lets a runner hold more than a buffer takes.
+        self._tickets.send(b"".join(map(runner.TICKET.pack, numbers)))
+
+    def forget(self, slot: int) -> None:
+        """Drop a job."""
+        self._send(runner.FORGET, runner.JOB.pack(slot, 0))
+
+    def reply(self, answer: bytes, data: bytes) -> None:
+        """Answer what a function asked of storage."""
+        self._send(runner.REPLY, runner.LENGTH.pack(len(answer)), answer, data)
+
+    def withdraw(self) -> list[int]:
+        """Take back the calls that have not been started; from now on they never will be."""
+        size = runner.TICKET.size
+        try:
+            # The kernel gives each ticket either to the runner or to us.
+            data = self._tickets_far.recv(CHUNK, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return [runner.TICKET.unpack_from(data, at)[0] for at in range(0, len(data), size)]
+
+    def kill(self) -> None:
+        """End it and what it has started, at once; ``died`` follows."""
+        with contextlib.suppress(ProcessLookupError):  # it is gone already
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def hold(self) -> None:
+        """Read no more from it, for a while: it waits as soon as the buffers are full."""
+        if self._reading:
+            self._reading = False
+            for source in (self._channel.fileno(), *self._pipes.values()):
+                self._loop.remove_reader(source)
+
+    def go_on(self) -> None:
+        """Read again."""
+        if not self._reading and self._channel.fileno() >= 0:
+            self._reading = True
+            self._loop.add_reader(self._channel, self._on_readable)
+            for pipe in self._pipes.values():
+                self._loop.add_reader(pipe, self._read_pipes)
+
+    def _send(self, kind: int, *parts: bytes) -> None:
+        size = sum(map(len, parts))
+        header = runner.HEADER.pack(kind, size)
+        parts = (b"".join((header, *parts)),) if size <= JOINED else (header, *parts)
+        idle = not self._unsent
+        self._unsent.extend(memoryview(part) for part in parts if part)
+        if idle:
+            self._write()
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._channel.send(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._channel, self._write)
+                return
+            except OSError:  # it has died; its end is told elsewhere
+                self._unsent.clear()
+                break
+            if sent < len(self._unsent[0]):
+                self._unsent[0] = self._unsent[0][sent:]
+            else:
+                self._unsent.popleft()
+        self._loop.remove_writer(self._channel)
+
+    # -- from the runner --
+
+    def drain(self) -> None:
+        """Read and tell all that the runner has said until now."""
+        while self._read_channel():
+            pass
+
+    def _on_readable(self) -> None:
+        if self._read_channel():
+            self._listener.pause(self)
+
+    def _read_channel(self) -> bool:
+        # What C code printed before an outcome was written is told before it.
+        if self._poll.poll(0):
+            self._read_pipes()
+        try:
+            data = self._channel.recv(CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            # Most often its process has just ended, which is told elsewhere.
+            self._loop.remove_reader(self._channel)
+            if self._cut is None:
+                self._cut = self._loop.call_later(PATIENCE, self._cut_off)
+            return False
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= runner.HEADER.size:
+            kind, size = runner.HEADER.unpack_from(buffer, at)
+            start = at + runner.HEADER.size
+            if len(buffer) < start + size:
+                break
+            at = start + size
+            self._tell(kind, start, at)
+        del buffer[:at]
+        return True
+
+    def _cut_off(self) -> None:
+        self._mute = True
+        self.kill()
+
+    def _tell(self, kind: int, start: int, stop: int) -> None:
+        buffer = self._buffer
+        if kind == runner.OUTCOME:
+            number, what, started, ended = runner.RESULT.unpack_from(buffer, start)
+            payload = bytes(memoryview(buffer)[start + runner.RESULT.size : stop])
+            self._end_lines()
+            self._last_words.clear()
+            self._listener.call_ended(self, number, what, payload, started, ended)
+        elif kind == runner.LOG:
+            number, stream, when = runner.LINE.unpack_from(buffer, start)
+            text = buffer[start + runner.LINE.size : stop].decode("utf-8", "replace")
+            self._listener.line(self, number, stream, when, text)
+        elif kind == runner.STARTED:
+            self._listener.call_started(self, runner.TICKET.unpack_from(buffer, start)[0])
+        elif kind == runner.ASK:
+            self._listener.asked(self, bytes(memoryview(buffer)[start:stop]))
+
+    def _read_pipes(self) -> None:
+        for stream, pipe in self._pipes.items():
+            try:
+                data = os.read(pipe, CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
+                self._loop.remove_reader(pipe)
+                with contextlib.suppress(KeyError):  # seen before
+                    self._poll.unregister(pipe)
+                continue
+            *lines, rest = (self._rests[stream] + data).split(b"\n")
+            if len(rest) > runner.LONGEST_LINE:
+                lines.append(rest)
+                rest = b""
+            self._rests[stream] = rest
+            for line in lines:
+                self._raw_line(stream, line)
+
+    def _raw_line(self, stream: int, line: bytes) -> None:
+        text = line.decode("utf-8", "replace")
+        if stream == 2:
+            self._last_words.append(text)
+        self._listener.line(self, None, stream, None, text)
+
+    def _end_lines(self) -> None:
+        for stream, rest in self._rests.items():
+            if rest:
+                self._rests[stream] = b""
+                self._raw_line(stream, rest)
+
+    # -- its end --
+
+    def _on_exit(self) -> None:
+        self.drain()
+        self._read_pipes()
+        self._end_lines()
+        self.kill()  # what it started; its own number is not free before it is waited for
+        _, status, usage = os.wait4(self.pid, 0)
+        spawn.kill_marked(self._mark)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._close()
+        self._listener.died(
+            self,
+            obituary.Death(
+                status=self._process.returncode,
+                peak=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+                memory=obituary.machine_memory(),
+                oom_kills=obituary.oom_kills() - self._oom_kills,
+                mute=self._mute,
+                last_words="\n".join(self._last_words),
+            ),
+        )
+
+    def _close(self) -> None:
+        self._end()
+        if self._cut is not None:
+            self._cut.cancel()
+        self.unstarted = self.withdraw()
+        for source in (self._channel.fileno(), *self._pipes.values()):
+            self._loop.remove_reader(source)
+        self._loop.remove_writer(self._channel)
+        for end in (self._channel, self._tickets, self._tickets_far):
+            end.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()

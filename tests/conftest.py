@@ -1,0 +1,99 @@
+"""What every test stands on: a home of its own, and nothing left behind.
+
+Sockets reach this machine only: ``--allow-hosts`` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+
+@dataclass(frozen=True)
+class Home:
+    """A user's home and embedded cloud, for one test.
+
+    Attributes:
+        path: ``$HOME``. Short, because Unix sockets lie below it and their paths end at 107
+            bytes.
+        config: What to hand to ``FunctionExecutor(config=...)``.
+        config_file: The same as a file, found by every process that the test starts.
+    """
+
+    path: Path
+    config: dict[str, dict[str, Any]]
+    config_file: Path
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No test reads or writes the user's own ``~/.dayfly``, nor a configuration lying about."""
+    for name in [name for name in os.environ if name.startswith("DAYFLY_")]:
+        monkeypatch.delenv(name)
+    path = Path(tempfile.mkdtemp(prefix="dfly-"))
+    monkeypatch.setenv("HOME", str(path))
+    monkeypatch.chdir(path)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def home(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An embedded cloud of the test's own; the test fails if a process of it is left."""
+    config = {
+        "localhost": {
+            "directory": str(own_home / "cloud"),
+            "storage_directory": str(own_home / "storage"),
+        }
+    }
+    config_file = own_home / "config.yaml"
+    config_file.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("DAYFLY_CONFIG_FILE", str(config_file))
+    yield Home(path=own_home, config=config, config_file=config_file)
+    purge(config)
+    left = processes_of(own_home)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"processes left behind: {left}"
+
+
+def purge(config: dict[str, dict[str, Any]]) -> None:
+    """Delete every VM of an embedded cloud."""
+    from dayfly.config import load
+    from dayfly.parts import open_parts
+
+    async def delete_all() -> None:
+        async with open_parts(load(config)) as parts:
+            await parts.cloud.purge()
+
+    # A thread, since a loop of the test's own may be running in this one.
+    thread = threading.Thread(target=asyncio.run, args=(delete_all(),))
+    thread.start()
+    thread.join()
+
+
+def processes_of(path: Path) -> dict[int, str]:
+    """The processes that have a folder in their command line or environment: pid -> command."""
+    needle = os.fsencode(path)
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            if needle in command or needle in (entry / "environ").read_bytes():
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended meanwhile, or is not ours
+    return found

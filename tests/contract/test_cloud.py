@@ -1,0 +1,201 @@
+"""What every cloud promises (dayfly.cloud.base), said to each of its forms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import msgspec
+import pytest
+
+from dayfly.cloud.base import Cloud
+from dayfly.errors import CloudError, ConfigError, InstanceNotFoundError
+from dayfly.model import Instance, InstanceSpec, InstanceState
+from tests.embedded import eventually
+
+S = InstanceState
+
+
+def spec(spot: bool = False, instance_type: str = "local.2", **tags: str) -> InstanceSpec:
+    return InstanceSpec(
+        role="worker",
+        instance_type=instance_type,
+        on_poweroff="terminate",
+        user_data="#cloud-config\n{}\n",
+        tags={"Name": "w-1", **tags},
+        spot=spot,
+    )
+
+
+async def one(cloud: Cloud, name: str = "one", **tags: str) -> Instance:
+    launch = await cloud.launch(msgspec.structs.replace(spec(), tags=tags), 1, token=name)
+    return launch.instances[0]
+
+
+async def until(cloud: Cloud, instance: Instance, states: Collection[InstanceState]) -> Instance:
+    async def there() -> bool:
+        return bool(await cloud.list(ids=[instance.id], states=states))
+
+    await eventually(there, f"one of {states}")
+    return (await cloud.list(ids=[instance.id]))[0]
+
+
+async def test_an_instance_carries_its_tags_and_type_from_birth(cloud: Cloud) -> None:
+    launch = await cloud.launch(spec(cluster="c", spot=True), 2, token="t")
+
+    assert not launch.shortfalls
+    assert len({instance.id for instance in launch.instances}) == 2
+    for instance in launch.instances:
+        assert instance.tags == {"Name": "w-1", "cluster": "c"}
+        assert instance.name == "w-1"
+        assert instance.instance_type == "local.2"
+        assert instance.spot
+        assert instance.state in (S.PENDING, S.RUNNING)
+        assert instance.launched_at > 0
+
+
+async def test_a_pending_instance_comes_up_with_an_address_of_its_own(cloud: Cloud) -> None:
+    launch = await cloud.launch(spec(), 2, token="t")
+    up = [await until(cloud, instance, [S.RUNNING]) for instance in launch.instances]
+
+    assert len({(instance.address, instance.ssh_port) for instance in up}) == 2
+    assert all(instance.address for instance in up)
+
+
+async def test_the_listing_is_narrowed_by_tags_ids_and_states(cloud: Cloud) -> None:
+    a = await one(cloud, "a", cluster="x", role="master")
+    b = await one(cloud, "b", cluster="x", role="worker")
+    await until(cloud, a, [S.RUNNING])
+    await until(cloud, b, [S.RUNNING])
+
+    async def ids(**narrowed: object) -> set[str]:
+        return {instance.id for instance in await cloud.list(**narrowed)}  # type: ignore[arg-type]
+
+    assert await ids() == {a.id, b.id}
+    assert await ids(tags={"cluster": "x"}) == {a.id, b.id}
+    assert await ids(tags={"cluster": "x", "role": "worker"}) == {b.id}
+    assert await ids(tags={"cluster": "y"}) == set()
+    assert await ids(ids=[a.id, "i-00000000000000000"]) == {a.id}
+    assert await ids(ids=[]) == set()
+    assert await ids(states=[S.RUNNING]) == {a.id, b.id}
+    assert await ids(states=[S.STOPPED]) == set()
+
+
+async def test_a_launch_that_is_said_again_launches_nothing(cloud: Cloud) -> None:
+    first = await cloud.launch(spec(), 2, token="same")
+    again = await cloud.launch(spec(), 2, token="same")
+    other = await cloud.launch(spec(), 1, token="other")
+
+    assert {i.id for i in again.instances} == {i.id for i in first.instances}
+    assert {i.id for i in other.instances}.isdisjoint({i.id for i in first.instances})
+    assert len(await cloud.list()) == 3
+
+
+async def test_two_programs_that_launch_with_one_token_at_once_share_the_instances(
+    cloud: Cloud,
+) -> None:
+    launches = await asyncio.gather(*(cloud.launch(spec(), 2, token="same") for _ in range(4)))
+
+    assert len({frozenset(i.id for i in launch.instances) for launch in launches}) == 1
+    assert len(await cloud.list()) == 2
+
+
+async def test_an_instance_type_has_processes_and_an_unknown_one_is_refused(cloud: Cloud) -> None:
+    assert await cloud.processes("local.4") == 4
+    with pytest.raises(ConfigError, match=r"local\.0"):
+        await cloud.processes("local.0")
+    with pytest.raises(ConfigError, match=r"t2\.micro"):
+        await cloud.launch(spec(instance_type="t2.micro"), 1, token="t")
+    assert await cloud.list() == []
+
+
+async def test_stop_and_start_keep_the_instance(cloud: Cloud) -> None:
+    instance = await until(cloud, await one(cloud), [S.RUNNING])
+
+    await cloud.stop([instance.id])
+    stopped = await until(cloud, instance, [S.STOPPED])
+    assert stopped.state_reason.startswith("Client.UserInitiatedShutdown")
+    await cloud.stop([instance.id])  # stopped already: not an error
+
+    await cloud.start([instance.id])
+    again = await until(cloud, instance, [S.RUNNING])
+    await cloud.start([instance.id])  # up already: not an error
+    assert again.tags == instance.tags
+    assert again.launched_at == instance.launched_at
+    assert again.state_reason == ""
+
+
+async def test_a_terminated_instance_stays_visible_and_cannot_come_back(cloud: Cloud) -> None:
+    instance = await one(cloud)
+    await cloud.terminate([instance.id])
+    assert (await cloud.list(ids=[instance.id]))[0].state in (S.SHUTTING_DOWN, S.TERMINATED)
+    gone = await until(cloud, instance, [S.TERMINATED])
+    assert gone.state_reason.startswith("Client.UserInitiatedShutdown")
+
+    await cloud.terminate([instance.id, "i-00000000000000000"])  # gone already: not an error
+    with pytest.raises(CloudError, match="terminated"):
+        await cloud.start([instance.id])
+
+
+async def test_a_stopped_instance_can_be_terminated(cloud: Cloud) -> None:
+    instance = await until(cloud, await one(cloud), [S.RUNNING])
+    await cloud.stop([instance.id])
+    await until(cloud, instance, [S.STOPPED])
+    await cloud.terminate([instance.id])
+    await until(cloud, instance, [S.TERMINATED])
+
+
+async def test_an_unknown_instance_starts_nothing_else(cloud: Cloud) -> None:
+    instance = await until(cloud, await one(cloud), [S.RUNNING])
+    await cloud.stop([instance.id])
+    await until(cloud, instance, [S.STOPPED])
+
+    with pytest.raises(InstanceNotFoundError, match="i-00000000000000000"):
+        await cloud.start([instance.id, "i-00000000000000000"])
+    assert (await cloud.list(ids=[instance.id]))[0].state is S.STOPPED
+    with pytest.raises(InstanceNotFoundError):
+        await cloud.stop(["i-00000000000000000"])
+
+
+async def test_a_spot_instance_cannot_be_stopped(cloud: Cloud) -> None:
+    launch = await cloud.launch(spec(spot=True), 1, token="t")
+    with pytest.raises(CloudError, match="spot"):
+        await cloud.stop([launch.instances[0].id])
+
+
+async def test_tags_can_be_added_and_replaced(cloud: Cloud) -> None:
+    instance = await one(cloud, Name="w-1", colour="red")
+    await cloud.tag([instance.id], {"colour": "blue", "size": "1"})
+    (now,) = await cloud.list(ids=[instance.id])
+    assert now.tags == {"Name": "w-1", "colour": "blue", "size": "1"}
+    with pytest.raises(InstanceNotFoundError):
+        await cloud.tag(["i-00000000000000000"], {"a": "b"})
+
+
+async def test_the_console_shows_the_host_keys(cloud: Cloud) -> None:
+    instance = await one(cloud)
+
+    async def printed() -> bool:
+        return "-----END SSH HOST KEY KEYS-----" in await cloud.console(instance.id)
+
+    await eventually(printed, "host keys on the console")
+    text = await cloud.console(instance.id)
+    keys = text.split("-----BEGIN SSH HOST KEY KEYS-----")[1].split("-----END")[0]
+    assert keys.strip().startswith("ssh-ed25519 AAAA")
+    with pytest.raises(InstanceNotFoundError):
+        await cloud.console("i-00000000000000000")
+
+
+async def test_the_inventory_names_what_exists_and_purge_empties_it(cloud: Cloud) -> None:
+    a, b = await one(cloud, "a"), await one(cloud, "b")
+    await cloud.terminate([a.id])
+    await until(cloud, a, [S.TERMINATED])
+    assert [(found.kind, found.id) for found in await cloud.inventory()] == [("instance", b.id)]
+
+    await cloud.purge()
+    assert await cloud.inventory() == []
+    await cloud.purge()  # nothing there: not an error
+
+
+async def test_the_owner_has_a_name(cloud: Cloud) -> None:
+    assert await cloud.owner()

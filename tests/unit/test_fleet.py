@@ -1,0 +1,278 @@
+"""The workers' lives, on a clock of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from dayfly.dismantle import Due
+from dayfly.errors import HostKeyError, UnreachableError
+from dayfly.master.events import Pool
+from dayfly.master.fleet import Fleet
+from dayfly.master.journal import KeptInstance
+from dayfly.model import DismantlePolicy, ExecMode, InstanceState
+from dayfly.wire import messages as m
+from tests.unit.master_support import POLICY, FakeClock, FakeInstaller, instance, settle
+
+
+@dataclass
+class Listener:
+    """Everything that the fleet tells."""
+
+    coming: list[tuple[str, bool]] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    kept: dict[str, KeptInstance] = field(default_factory=dict)
+
+    def worker_coming(
+        self, worker: str, pool: Pool, *, returning: bool, engaged: list[str]
+    ) -> None:
+        self.coming.append((worker, returning))
+
+    def worker_lost(self, worker: str, reason: str) -> None:
+        self.lost[worker] = reason
+
+    def notice(self, level: str, text: str, pool: Pool) -> None:
+        self.notices.append(text)
+
+    def keep(self, kept: KeptInstance) -> None:
+        self.kept[kept.instance.id] = kept
+
+    def fleet_changed(self) -> None:
+        pass
+
+
+@dataclass
+class Yard:
+    """A fleet with all that it stands on."""
+
+    fleet: Fleet
+    clock: FakeClock
+    installer: FakeInstaller
+    listener: Listener
+    said: dict[str, list[m.SetDeadline | m.PowerOff]] = field(default_factory=dict)
+
+    def adopt(self, name: str, policy: DismantlePolicy = POLICY, job: str = "") -> None:
+        mode = ExecMode.CREATE if job else ExecMode.REUSE
+        kept = KeptInstance(instance=instance(name, mode=mode), policy=policy, job=job)
+        self.fleet.adopt(kept)
+
+    def link(self, name: str) -> bool:
+        said = self.said.setdefault(name, [])
+        return self.fleet.link_opened(name, said.append)
+
+    async def up(self, name: str, policy: DismantlePolicy = POLICY, job: str = "") -> None:
+        self.adopt(name, policy, job)
+        await settle()
+        self.link(name)
+        self.fleet.asked_for_work(name)
+        await settle()
+
+    def phases(self) -> dict[str, str]:
+        return {row.instance: row.phase for row in self.fleet.rows(lambda _: 0)}
+
+    def deadline(self, name: str) -> float | None:
+        return [s.seconds for s in self.said[name] if isinstance(s, m.SetDeadline)][-1]
+
+    def powered_off(self, name: str) -> bool:
+        return any(isinstance(s, m.PowerOff) for s in self.said.get(name, []))
+
+
+@pytest.fixture
+async def yard() -> AsyncIterator[Yard]:
+    clock, installer, listener = FakeClock(), FakeInstaller(), Listener()
+    due: Callable[[], Due | None] = lambda: Due(clock.monotonic() + 77.0, "soft")  # noqa: E731
+    fleet = Fleet(
+        own="m0",
+        own_due=due,
+        installer=installer,
+        listener=listener,
+        start_timeout=300.0,
+        clock=clock,
+    )
+    yield Yard(fleet, clock, installer, listener)
+    await fleet.aclose()
+
+
+async def test_all_vms_are_reached_at_once_and_each_phase_is_shown(yard: Yard) -> None:
+    yard.installer.hangs = {"w1"}
+    for name in ("w1", "w2", "w3"):
+        yard.adopt(name)
+    await settle()
+    assert yard.installer.installed == ["w2", "w3"]
+    yard.link("w3")
+    assert yard.phases() == {"w1": "connecting", "w2": "starting", "w3": "starting"}
+    yard.fleet.asked_for_work("w3")
+    assert yard.phases()["w3"] == "idle"
+    assert yard.fleet.waiting(["w1", "w2"], 3) == "1 of 3 VMs to answer SSH, the agent on 1 VM"
+    assert yard.listener.kept["w3"].ready
+
+
+async def test_a_vm_that_cannot_be_reached_is_lost_with_the_evidence(yard: Yard) -> None:
+    yard.installer.failures["w1"] = HostKeyError("w1 showed a foreign key", cause="SHA256:abc")
+    yard.adopt("w1")
+    await settle()
+    assert "SHA256:abc" in yard.listener.lost["w1"]
+    assert "SHA256:abc" in yard.listener.notices[0]
+    assert yard.phases() == {}
+    # It could not be powered off from here; its own deadline takes it.
+    assert yard.installer.powered_off == []
+
+
+async def test_an_agent_that_never_calls_is_given_up_after_the_start_timeout(yard: Yard) -> None:
+    yard.adopt("w1")
+    await yard.clock.advance(299)
+    assert yard.listener.lost == {}
+    await yard.clock.advance(2)
+    assert "never called" in yard.listener.lost["w1"]
+    assert yard.installer.powered_off == ["w1"]
+
+
+async def test_a_worker_that_comes_back_within_the_grace_is_not_lost(yard: Yard) -> None:
+    await yard.up("w1")
+    for _ in range(3):
+        yard.fleet.link_closed("w1")
+        await yard.clock.advance(4)
+        yard.link("w1")
+        yard.fleet.asked_for_work("w1")
+        await yard.clock.advance(10)
+    assert yard.listener.lost == {}
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(6)
+    assert "did not come back within 5 s" in yard.listener.lost["w1"]
+    assert yard.installer.powered_off == ["w1"]
+    assert yard.listener.kept["w1"].gone
+
+
+async def test_the_soft_timer_powers_a_worker_off_over_its_link(yard: Yard) -> None:
+    await yard.up("w1")
+    now = yard.clock.monotonic()
+    yard.fleet.engage("w1", "j", POLICY, now)
+    await yard.clock.advance(1000)
+    yard.fleet.disengage("w1", "j")
+    assert yard.deadline("w1") == pytest.approx(305)
+    await yard.clock.advance(299)
+    assert not yard.powered_off("w1")
+    await yard.clock.advance(2)
+    assert yard.powered_off("w1")
+    assert "soft timer" in yard.listener.lost["w1"]
+    assert yard.phases() == {"w1": "leaving"}
+    yard.fleet.link_closed("w1")
+    await settle()
+    assert yard.phases() == {}
+    assert yard.installer.powered_off == []
+
+
+async def test_a_new_job_cancels_the_soft_timer_and_the_vm_is_told(yard: Yard) -> None:
+    await yard.up("w1")
+    yard.fleet.engage("w1", "a", POLICY, yard.clock.monotonic())
+    yard.fleet.disengage("w1", "a")
+    await yard.clock.advance(299)
+    yard.fleet.engage("w1", "b", POLICY, yard.clock.monotonic())
+    assert yard.deadline("w1") == pytest.approx(3605)
+    await yard.clock.advance(3599)
+    assert not yard.powered_off("w1")
+    await yard.clock.advance(2)
+    assert yard.powered_off("w1")
+    assert "hard timer" in yard.listener.lost["w1"]
+
+
+async def test_a_vm_that_does_not_obey_its_link_is_powered_off_over_ssh(yard: Yard) -> None:
+    await yard.up("w1", DismantlePolicy(hard=100.0))
+    await yard.clock.advance(101)
+    assert yard.powered_off("w1")
+    assert yard.installer.powered_off == []
+    await yard.clock.advance(11)
+    assert yard.installer.powered_off == ["w1"]
+    assert yard.phases() == {}
+
+
+async def test_a_vm_that_is_still_booting_is_bounded_by_the_hard_timer(yard: Yard) -> None:
+    yard.installer.hangs = {"w1"}
+    yard.adopt("w1", DismantlePolicy(hard=100.0))
+    await yard.clock.advance(101)
+    assert yard.installer.powered_off == ["w1"]
+    assert "hard timer" in yard.listener.lost["w1"]
+
+
+async def test_without_auto_dismantle_a_vm_is_told_never(yard: Yard) -> None:
+    policy = DismantlePolicy(auto=False)
+    await yard.up("w1", policy)
+    assert yard.deadline("w1") is None
+    await yard.clock.advance(1_000_000)
+    assert not yard.powered_off("w1")
+    (row,) = yard.fleet.rows(lambda _: 0)
+    assert (row.dismantle_in, row.dismantle_why) == (None, "")
+
+
+async def test_the_workers_of_a_create_job_go_when_it_is_over(yard: Yard) -> None:
+    await yard.up("w1", job="j")
+    await yard.up("w2", job="k")
+    yard.fleet.job_over("j")
+    await settle()
+    assert yard.powered_off("w1")
+    assert not yard.powered_off("w2")
+
+
+async def test_the_masters_own_vm_is_a_worker_with_the_masters_deadline(yard: Yard) -> None:
+    await yard.up("m0", DismantlePolicy(hard=10.0))
+    assert yard.installer.installed == []
+    assert yard.deadline("m0") == pytest.approx(82)
+    await yard.clock.advance(1000)
+    assert not yard.powered_off("m0")
+    yard.fleet.link_closed("m0")
+    await yard.clock.advance(6)
+    assert yard.installer.powered_off == []
+
+
+async def test_an_instance_that_was_given_up_counts_again_once_it_is_started_anew(
+    yard: Yard,
+) -> None:
+    yard.installer.failures["w1"] = UnreachableError("w1 is silent")
+    yard.adopt("w1")
+    await settle()
+    assert yard.phases() == {}
+    yard.installer.failures.clear()
+    yard.adopt("w1")  # a client says again what it had said
+    assert yard.phases() == {}
+    again = instance("w1", launched_at=1_000_500.0)
+    yard.fleet.adopt(KeptInstance(instance=again, policy=POLICY))
+    await settle()
+    assert yard.installer.installed == ["w1"]
+
+
+async def test_a_worker_that_was_ready_before_a_restart_is_awaited_and_not_installed(
+    yard: Yard,
+) -> None:
+    for name in ("w1", "w2"):
+        kept = KeptInstance(instance=instance(name), policy=POLICY, ready=True)
+        yard.fleet.adopt(kept, returning=True)
+    assert yard.listener.coming == [("w1", True), ("w2", True)]
+    await settle()
+    yard.link("w1")
+    yard.fleet.asked_for_work("w1")
+    await yard.clock.advance(6)
+    assert list(yard.listener.lost) == ["w2"]
+    assert yard.installer.installed == []
+    assert yard.phases() == {"w1": "idle"}
+
+
+async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -> None:
+    yard.installer.power_off_hangs = True
+    await yard.up("w1")
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(6)
+    assert yard.phases() == {"w1": "lost"}
+    assert yard.link("w1")
+    yard.fleet.asked_for_work("w1")
+    await settle()
+    assert yard.phases() == {"w1": "idle"}
+    assert yard.listener.coming == [("w1", False), ("w1", False)]
+    (row,) = yard.fleet.rows(lambda _: 3)
+    assert (row.state, row.phase, row.running) == (InstanceState.RUNNING, "busy", 3)
+
+
+async def test_a_stranger_is_no_worker(yard: Yard) -> None:
+    assert not yard.link("w9")

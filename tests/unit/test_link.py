@@ -1,0 +1,166 @@
+"""The handshake, over real websockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from dayfly import errors
+from dayfly.wire import link as wire
+from dayfly.wire import messages as m
+
+SECRETS = {"client": "secret-of-clients", "worker": "secret-of-workers"}
+WELCOME = m.Welcome(instance="i-master", package="abc")
+
+
+class Master:
+    """Answers the handshake, then echoes what it is told into a notice."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.failures: list[errors.DayflyError] = []
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=wire.MAX_FRAME, compress=False)
+        await socket.prepare(request)
+        try:
+            hello = await wire.answer(socket, SECRETS, WELCOME)
+        except errors.DayflyError as error:
+            self.failures.append(error)
+            return socket
+        try:
+            async for message in wire.Link(socket, m.FROM_CLIENT, hello.name):
+                self.heard.append(type(message).__name__)
+                await socket.send_bytes(m.ENCODER.encode(m.Notice(level="info", text=hello.name)))
+        except errors.WireError as error:
+            self.failures.append(error)
+        return socket
+
+
+@pytest.fixture
+async def master() -> AsyncIterator[Master]:
+    master = Master()
+    app = web.Application()
+    app.router.add_get(wire.PATH, master.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    master.port = runner.addresses[0][1]
+    yield master
+    await runner.cleanup()
+
+
+async def dial(master: Master, secret: str, role: str = "client") -> wire.Link[m.ToClient]:
+    return await wire.dial(
+        m.TO_CLIENT, role=role, name="me", secret=secret, host="127.0.0.1", port=master.port
+    )
+
+
+async def test_whoever_holds_the_secret_is_let_in_and_heard(master: Master) -> None:
+    link = await dial(master, SECRETS["client"])
+    assert link.welcome == WELCOME
+    await link.send(m.ListJobs(request=1))
+    async for message in link:
+        assert message == m.Notice(level="info", text="me")
+        break
+    assert master.heard == ["ListJobs"]
+    await link.aclose()
+
+
+async def test_a_caller_without_the_secret_hears_nothing_and_is_not_heard(master: Master) -> None:
+    with pytest.raises(errors.AuthenticationError, match="does not hold this cluster's secret"):
+        await dial(master, "guess")
+    assert not master.heard
+
+
+async def test_a_worker_cannot_pass_for_a_client(master: Master) -> None:
+    with pytest.raises(errors.AuthenticationError):
+        await dial(master, SECRETS["worker"], role="client")
+
+
+async def test_a_role_that_does_not_exist_is_refused(master: Master) -> None:
+    with pytest.raises(errors.AuthenticationError):
+        await dial(master, "", role="owner")
+
+
+async def test_a_caller_that_skips_the_proof_is_refused(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that trusts any master still has to prove itself."""
+    honest = wire.prove
+
+    def prove(secret: str, speaker: str, nonce: bytes) -> bytes:
+        return (
+            b""
+            if speaker == "client" and secret == "forged"
+            else honest(SECRETS["client"], speaker, nonce)
+        )
+
+    monkeypatch.setattr(wire, "prove", prove)
+    with pytest.raises(errors.AuthenticationError, match="does not hold the secret of a client"):
+        await dial(master, "forged")
+
+
+async def test_another_version_of_the_protocol_is_refused_by_number(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = m.ENCODER.encode
+
+    class Older:
+        def encode(self, message: m.Message) -> bytes:
+            if isinstance(message, m.Hello):
+                message = m.Hello(protocol=99, role="client", name="old", nonce=b"")
+            return encode(message)
+
+    monkeypatch.setattr(m, "ENCODER", Older())
+    with pytest.raises(errors.VersionMismatchError, match="old 99"):
+        await dial(master, SECRETS["client"])
+
+
+async def test_nobody_at_the_door_is_an_error_that_names_the_address() -> None:
+    with pytest.raises(errors.WireError, match=r"127\.0\.0\.1:9 does not answer"):
+        await wire.dial(m.TO_CLIENT, role="client", name="me", secret="", host="127.0.0.1", port=9)
+
+
+async def test_a_frame_that_is_none_of_ours_ends_the_conversation(master: Master) -> None:
+    link = await dial(master, SECRETS["client"])
+    await link.send_frame(b"\x00garbage")
+    received = [message async for message in link]
+    assert received == []
+    await link.aclose()
+    async with asyncio.timeout(5):
+        while not master.failures:
+            await asyncio.sleep(0.01)
+    assert "none of ours" in str(master.failures[0])
+
+
+async def test_a_silent_master_is_given_up(master: Master) -> None:
+    async def silent(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await asyncio.sleep(3600)
+        return socket
+
+    app = web.Application()
+    app.router.add_get(wire.PATH, silent)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        with pytest.raises(errors.WireError, match="does not answer"):
+            await wire.dial(
+                m.TO_CLIENT,
+                role="client",
+                name="me",
+                secret="",
+                host="127.0.0.1",
+                port=runner.addresses[0][1],
+                timeout=0.1,
+            )
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,418 @@
+"""The scheduler by stories: events in, actions out."""
+
+from __future__ import annotations
+
+import pytest
+
+from dayfly.master import events as e
+from dayfly.master import sizing
+from dayfly.master.scheduler import CLIENT_GRACE, PATIENCE, RETURN_GRACE, Scheduler
+from dayfly.model import DismantlePolicy, ExecMode, JobSpec, JobState, OutcomeKind
+from dayfly.wire import messages as m
+from dayfly.wire.messages import Span
+from tests.unit.master_support import outcome, spec
+
+
+class Story:
+    """A scheduler, the time, and everything that it wanted done."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(start_timeout=300.0)
+        self.now = 0.0
+        self.actions: list[e.Action] = []
+
+    def tell(self, event: e.Event) -> list[e.Action]:
+        actions = self.scheduler.handle(event, self.now)
+        self.actions += actions
+        return actions
+
+    def job(self, job: JobSpec, count: int, *, chunk: int = 0) -> list[e.Action]:
+        actions = self.tell(e.JobSubmitted(spec=job))
+        for start in range(0, count, chunk or count or 1):
+            size = min(chunk or count, count - start)
+            actions += self.tell(e.ItemsCame(job=job.id, start=start, count=size))
+        return actions + self.tell(e.ItemsEnded(job=job.id, total=count))
+
+    def worker(
+        self, name: str, job: JobSpec, *, processes: int = 2, incarnation: str = "a"
+    ) -> list[e.Action]:
+        self.tell(e.WorkerComing(worker=name, pool=e.pool_of(job)))
+        return self.ready(name, processes=processes, incarnation=incarnation)
+
+    def ready(
+        self,
+        name: str,
+        *,
+        processes: int = 2,
+        incarnation: str = "a",
+        holding: dict[str, list[Span]] | None = None,
+    ) -> list[e.Action]:
+        return self.tell(
+            e.WorkerReady(
+                worker=name,
+                incarnation=incarnation,
+                processes=processes,
+                holding=holding or {},
+            )
+        )
+
+    def done(
+        self, name: str, *indices: int, job: str = "j", seconds: float = 1.0
+    ) -> list[e.Action]:
+        outcomes = [outcome(index, seconds=seconds) for index in indices]
+        return self.tell(e.OutcomesCame(worker=name, job=job, outcomes=outcomes))
+
+
+def leases(actions: list[e.Action]) -> dict[str, list[int]]:
+    """The calls that were handed out, by worker."""
+    found: dict[str, list[int]] = {}
+    for action in actions:
+        if isinstance(action, e.Lease):
+            calls = range(action.span.start, action.span.stop)
+            found.setdefault(action.worker, []).extend(calls)
+    return found
+
+
+def told(actions: list[e.Action], worker: str) -> list[m.Revoke | m.Recall | m.Forget]:
+    return [a.message for a in actions if isinstance(a, e.Tell) and a.worker == worker]
+
+
+def closed(actions: list[e.Action]) -> e.JobClosed | None:
+    return next((a for a in actions if isinstance(a, e.JobClosed)), None)
+
+
+def needed(actions: list[e.Action]) -> list[int]:
+    return [a.count for a in actions if isinstance(a, e.NeedWorkers)]
+
+
+def test_at_first_each_free_process_gets_one_call() -> None:
+    story = Story()
+    actions = story.worker("w1", spec()) + story.worker("w2", spec())
+    actions += story.job(spec(), 100)
+    assert sorted(i for calls in leases(actions).values() for i in calls) == [0, 1, 2, 3]
+    assert {name: len(calls) for name, calls in leases(actions).items()} == {"w1": 2, "w2": 2}
+
+
+def test_few_calls_are_spread_over_the_workers() -> None:
+    story = Story()
+    actions = story.worker("w1", spec(), processes=4) + story.worker("w2", spec(), processes=4)
+    actions += story.job(spec(), 4)
+    assert {name: len(calls) for name, calls in leases(actions).items()} == {"w1": 2, "w2": 2}
+
+
+def test_long_calls_are_not_handed_out_ahead() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 100)
+    assert leases(story.done("w1", 0, seconds=5.0)) == {"w1": [2]}
+
+
+def test_short_calls_are_handed_out_for_a_tenth_of_a_second_ahead() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 100_000)
+    story.done("w1", 0, 1, seconds=0.001)
+    held = story.scheduler.held("w1")
+    assert held == pytest.approx(2 * sizing.AHEAD / 0.001, rel=0.05)
+    # Nothing more before half of it is used.
+    assert leases(story.done("w1", 2, seconds=0.001)) == {}
+
+
+def test_a_span_lies_within_one_chunk_and_chunksize_fixes_its_size() -> None:
+    story = Story()
+    story.worker("w1", spec(chunksize=7))
+    actions = story.job(spec(chunksize=7), 20, chunk=5)
+    spans = [a.span for a in actions if isinstance(a, e.Lease)]
+    assert spans[:2] == [Span(0, 2), Span(2, 4)] or all(
+        span.start // 5 == (span.stop - 1) // 5 for span in spans
+    )
+    for index in range(20):
+        actions = story.done("w1", index)
+        for action in actions:
+            if isinstance(action, e.Lease):
+                assert action.span.start // 5 == (action.span.stop - 1) // 5
+
+
+def test_calls_run_while_items_are_still_being_read() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.tell(e.JobSubmitted(spec=spec()))
+    assert leases(story.tell(e.ItemsCame(job="j", start=0, count=1))) == {"w1": [0]}
+    story.done("w1", 0)
+    assert closed(story.actions) is None
+    assert leases(story.tell(e.ItemsCame(job="j", start=1, count=1))) == {"w1": [1]}
+    story.done("w1", 1)
+    ended = closed(story.tell(e.ItemsEnded(job="j", total=2)))
+    assert ended is not None
+    assert (ended.state, ended.done, ended.total) == (JobState.COMPLETED, 2, 2)
+
+
+def test_a_job_of_no_items_is_completed_at_once() -> None:
+    ended = closed(Story().job(spec(), 0))
+    assert ended is not None
+    assert ended.state is JobState.COMPLETED
+
+
+def test_the_first_outcome_of_a_call_wins() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 3)
+    story.done("w1", 0)
+    delivered = [a for a in story.done("w1", 0) if isinstance(a, e.Deliver)]
+    assert delivered == []
+
+
+def test_a_lost_workers_calls_are_first_in_the_queue_and_its_late_outcome_still_counts() -> None:
+    story = Story()
+    story.worker("w1", spec(wanted=2))
+    story.worker("w2", spec(wanted=2), processes=1)
+    story.job(spec(wanted=2), 10)
+    held = leases(story.actions)
+    actions = story.tell(e.WorkerLost(worker="w1", reason="its VM is gone"))
+    assert needed(actions) == [1]
+    mine = held["w2"][0]
+    first = leases(story.done("w2", mine))["w2"][0]
+    assert first == min(held["w1"])
+    # The first worker was only slow: what it sends counts, and the call is taken from w2.
+    actions = story.done("w1", first)
+    assert [a.outcomes[0].index for a in actions if isinstance(a, e.Deliver)] == [first]
+    assert m.Revoke(job="j", indices=[first]) in told(actions, "w2")
+
+
+def test_workers_are_asked_for_as_many_as_the_rest_of_the_job_can_use() -> None:
+    story = Story()
+    for name in ("w1", "w2", "w3"):
+        story.worker(name, spec(wanted=3))
+    story.job(spec(wanted=3), 6)
+    for name in ("w1", "w2"):
+        story.done(name, *leases(story.actions)[name])
+    # Two calls are left, which one worker can run, and two are here.
+    assert needed(story.tell(e.WorkerLost(worker="w3", reason="gone"))) == []
+    assert needed(story.tell(e.WorkerLost(worker="w2", reason="gone"))) == []
+    assert needed(story.tell(e.WorkerLost(worker="w1", reason="gone"))) == [1]
+
+
+def test_no_worker_is_asked_for_twice() -> None:
+    story = Story()
+    for name in ("w1", "w2", "w3"):
+        story.worker(name, spec(wanted=3))
+    story.job(spec(wanted=3), 100)
+    lost = [needed(story.tell(e.WorkerLost(worker=w, reason="gone"))) for w in ("w1", "w2")]
+    assert lost == [[1], [1]]
+    story.tell(e.WorkerComing(worker="w4", pool=e.pool_of(spec())))
+    assert needed(story.tell(e.WorkerLost(worker="w4", reason="gone"))) == [1]
+
+
+def test_a_job_without_workers_fails_after_the_start_timeout_with_what_happened_to_each() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 10)
+    story.now = 50.0
+    story.tell(e.WorkerLost(worker="w1", reason="spot interruption"))
+    assert story.scheduler.wake == 350.0
+    story.now = 350.0
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.error == "NoWorkersError"
+    assert "w1: spot interruption" in ended.reason
+    assert "start_timeout" in ended.reason
+
+
+def test_a_new_job_that_finds_no_worker_asks_for_some() -> None:
+    story = Story()
+    story.job(spec(wanted=2), 10)
+    story.now = PATIENCE
+    assert needed(story.tell(e.Tick())) == [2]
+    assert needed(story.tell(e.Tick())) == []
+
+
+def test_calls_are_recalled_for_an_idle_worker_when_nothing_waits() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 40)
+    story.done("w1", 0, 1, seconds=0.01)
+    assert story.scheduler.held("w1") > 10
+    while story.scheduler.job("j") and story.scheduler.job("j").ledger.pending:  # type: ignore[union-attr]
+        calls = leases(story.actions)["w1"]
+        ledger = story.scheduler.job("j").ledger  # type: ignore[union-attr]
+        story.done("w1", *[i for i in calls if ledger.holder_of(i) > 0][:2], seconds=0.01)
+    actions = story.worker("w2", spec())
+    (recall,) = told(actions, "w1")
+    assert isinstance(recall, m.Recall)
+    held = sorted(i for i in range(40) if story.scheduler.job("j").ledger.holder_of(i) > 0)  # type: ignore[union-attr]
+    back = held[-recall.count :]
+    spans = [Span(i, i + 1) for i in back]
+    actions = story.tell(e.HandedBack(worker="w1", job="j", spans=spans))
+    assert leases(actions)["w2"]
+    assert set(leases(actions)) == {"w2"}
+
+
+def test_the_least_served_job_goes_first() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.worker("w2", spec())
+    story.job(spec("a"), 100)
+    story.job(spec("b"), 100)
+    held = leases(story.actions)
+    for name in ("w1", "w2"):
+        story.done(name, held[name][0], job="a")
+    counts = {job: story.scheduler.job(job).ledger.leased for job in "ab"}  # type: ignore[union-attr]
+    assert counts == {"a": 2, "b": 2}
+
+
+def test_workers_serve_only_jobs_of_their_kind() -> None:
+    story = Story()
+    create = spec("c", mode=ExecMode.CREATE)
+    story.worker("w1", create)
+    assert leases(story.job(spec(), 5)) == {}
+    assert leases(story.job(spec("d", mode=ExecMode.CREATE), 5)) == {}
+    assert set(leases(story.job(create, 5))) == {"w1"}
+
+
+def test_cancelling_a_job_revokes_its_calls_and_drops_later_outcomes() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 10)
+    actions = story.tell(e.CancelAsked(job="j", indices=None, reason="by ada"))
+    assert told(actions, "w1") == [m.Revoke(job="j"), m.Forget(job="j")]
+    ended = closed(actions)
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+    assert story.done("w1", 0) == []
+    assert story.scheduler.held("w1") == 0
+
+
+def test_single_calls_are_cancelled_at_once_wherever_they_are() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.tell(e.JobSubmitted(spec=spec()))
+    story.tell(e.ItemsCame(job="j", start=0, count=4))
+    actions = story.tell(e.CancelAsked(job="j", indices=[0, 3, 5], reason="by ada"))
+    (deliver,) = [a for a in actions if isinstance(a, e.Deliver)]
+    assert [(o.index, o.kind) for o in deliver.outcomes] == [
+        (0, OutcomeKind.CANCELLED),
+        (3, OutcomeKind.CANCELLED),
+    ]
+    assert told(actions, "w1") == [m.Revoke(job="j", indices=[0])]
+    assert leases(actions) == {"w1": [2]}
+    actions = story.tell(e.ItemsCame(job="j", start=4, count=2))
+    assert [o.index for a in actions if isinstance(a, e.Deliver) for o in a.outcomes] == [5]
+    story.tell(e.ItemsEnded(job="j", total=6))
+    story.done("w1", 1, 2)
+    assert closed(story.done("w1", 4)) is not None
+
+
+def test_a_job_whose_last_calls_are_cancelled_is_completed() -> None:
+    story = Story()
+    story.job(spec(), 2)
+    ended = closed(story.tell(e.CancelAsked(job="j", indices=[0, 1], reason="by ada")))
+    assert ended is not None
+    assert (ended.state, ended.failed) == (JobState.COMPLETED, 2)
+
+
+def test_the_hard_timer_cuts_a_job_from_its_start() -> None:
+    story = Story()
+    policy = DismantlePolicy(hard=100.0)
+    story.worker("w1", spec(policy=policy))
+    story.now = 40.0
+    story.job(spec(policy=policy), 10)
+    assert story.scheduler.wake == 140.0
+    story.now = 139.0
+    assert closed(story.tell(e.Tick())) is None
+    story.now = 140.0
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.error == "HardTimeoutError"
+    assert "hard_dismantle_timeout" in ended.reason
+
+
+def test_without_auto_dismantle_no_job_is_cut() -> None:
+    story = Story()
+    policy = DismantlePolicy(hard=100.0, auto=False)
+    story.worker("w1", spec(policy=policy))
+    story.job(spec(policy=policy), 10)
+    assert story.scheduler.wake is None
+
+
+def test_a_job_lives_on_for_a_while_without_its_client() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 10)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = 50.0
+    story.tell(e.FollowersChanged(job="j", count=1))
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = 50.0 + CLIENT_GRACE - 1
+    assert closed(story.tell(e.Tick())) is None
+    story.now += 1
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+
+
+def restored(story: Story, *workers: str) -> None:
+    done = bytearray(10)
+    done[:3] = b"\1\1\1"
+    story.tell(
+        e.JobRestored(
+            spec=spec(), chunks=[Span(0, 10)], total=10, done=done, failed=0, started=-5.0
+        )
+    )
+    story.tell(e.FollowersChanged(job="j", count=1))
+    for worker in workers:
+        story.tell(e.WorkerComing(worker=worker, pool=e.pool_of(spec()), returning=True))
+
+
+def test_after_a_restart_nothing_is_handed_out_that_a_known_worker_may_hold() -> None:
+    story = Story()
+    restored(story, "w1", "w2")
+    assert leases(story.ready("w1", holding={"j": [Span(3, 5)]})) == {}
+    assert story.scheduler.held("w1") == 2
+    actions = story.ready("w2", holding={"j": [Span(7, 8)]})
+    assert leases(actions) == {"w2": [5]}
+
+
+def test_after_a_grace_the_calls_of_a_worker_that_is_silent_go_to_others() -> None:
+    story = Story()
+    restored(story, "w1", "w2")
+    story.ready("w1")
+    assert story.scheduler.wake == RETURN_GRACE
+    story.now = RETURN_GRACE
+    assert leases(story.tell(e.Tick())) == {"w1": [3, 4]}
+    # It comes at last, with a call that is in other hands now, and one that waits.
+    actions = story.ready("w2", holding={"j": [Span(4, 6)]})
+    assert told(actions, "w2") == [m.Revoke(job="j", indices=[4])]
+    assert leases(actions) == {"w2": [6]}
+
+
+def test_a_worker_that_reconnects_keeps_what_it_holds_and_loses_what_never_arrived() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 3)
+    assert leases(story.actions) == {"w1": [0, 1]}
+    actions = story.ready("w1", holding={"j": [Span(0, 1)]})
+    assert leases(actions) == {"w1": [1]}
+
+
+def test_an_agent_that_started_anew_has_lost_its_calls() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 3)
+    actions = story.ready("w1", incarnation="b")
+    assert leases(actions) == {"w1": [0, 1]}
+
+
+def test_a_worker_that_holds_calls_of_a_job_that_is_over_is_told_to_drop_them() -> None:
+    story = Story()
+    story.tell(e.WorkerComing(worker="w1", pool=e.pool_of(spec())))
+    actions = story.ready("w1", holding={"old": [Span(0, 5)]})
+    assert told(actions, "w1") == [m.Revoke(job="old"), m.Forget(job="old")]
+
+
+def test_timers_are_told_which_jobs_are_on_a_worker() -> None:
+    story = Story()
+    story.now = 7.0
+    story.worker("w1", spec())
+    actions = story.job(spec(), 1)
+    assert e.Engage(worker="w1", job="j", started=7.0) in actions
+    assert e.Disengage(worker="w1", job="j") in story.done("w1", 0)

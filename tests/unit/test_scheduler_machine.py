@@ -1,0 +1,272 @@
+"""The scheduler under any order of events: every call is delivered, and exactly once."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dayfly.master import events as e
+from dayfly.master.scheduler import Scheduler
+from dayfly.model import CallOutcome, JobState, OutcomeKind
+from dayfly.wire import messages as m
+from dayfly.wire.messages import Span
+from tests.unit.master_support import spec
+
+Key = tuple[str, int]
+
+
+class Cluster(RuleBasedStateMachine):
+    """Workers and jobs that behave in all ways that they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(start_timeout=1e9)
+        self.now = 0.0
+        self.jobs: dict[str, int] = {}
+        self.complete: set[str] = set()
+        self.closed: dict[str, e.JobClosed] = {}
+        self.delivered: dict[Key, OutcomeKind] = {}
+        self.workers: dict[str, set[Key]] = {}
+        self.incarnations: dict[str, str] = {}
+        self.zombies: dict[str, set[Key]] = {}
+        self.recalls: dict[str, list[tuple[str, int]]] = {}
+        self.count = 0
+
+    # -- the world --
+
+    def tell(self, event: e.Event) -> None:
+        for action in self.scheduler.handle(event, self.now):
+            self.obey(action)
+
+    def obey(self, action: e.Action) -> None:
+        match action:
+            case e.Lease(worker=worker, job=job, span=span):
+                assert span.start < span.stop
+                assert span.start // 10 == (span.stop - 1) // 10, "a span crosses chunks"
+                for index in range(span.start, span.stop):
+                    key = (job, index)
+                    assert key not in self.delivered, "a call that is done was handed out"
+                    for name, held in self.workers.items():
+                        assert key not in held, f"{key} is held by {name} already"
+                    self.workers[worker].add(key)
+            case e.Deliver(job=job, outcomes=outcomes):
+                assert job not in self.closed
+                for outcome in outcomes:
+                    assert (job, outcome.index) not in self.delivered, "delivered twice"
+                    self.delivered[job, outcome.index] = outcome.kind
+            case e.Tell(worker=worker, message=m.Revoke(job=job, indices=indices)):
+                held = self.workers[worker]
+                gone = {k for k in held if k[0] == job and (indices is None or k[1] in indices)}
+                held -= gone
+            case e.Tell(worker=worker, message=m.Recall(job=job, count=count)):
+                self.recalls.setdefault(worker, []).append((job, count))
+            case e.JobClosed(job=job):
+                assert job not in self.closed
+                self.closed[job] = action
+
+    def spans(self, keys: set[Key], job: str) -> list[Span]:
+        return [Span(i, i + 1) for i in sorted(k[1] for k in keys if k[0] == job)]
+
+    # -- what happens --
+
+    @rule(workers=st.integers(1, 3), chunksize=st.sampled_from([0, 0, 3]))
+    def submit(self, workers: int, chunksize: int) -> None:
+        if len(self.jobs) >= 4:
+            return
+        job = f"j{len(self.jobs)}"
+        self.jobs[job] = 0
+        self.tell(e.JobSubmitted(spec=spec(job, wanted=workers, chunksize=chunksize)))
+
+    @precondition(lambda self: self.open_to_items())
+    @rule(data=st.data())
+    def items(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.open_to_items()))
+        start = self.jobs[job]
+        self.jobs[job] += 10
+        self.tell(e.ItemsCame(job=job, start=start, count=10))
+
+    @precondition(lambda self: self.open_to_items())
+    @rule(data=st.data())
+    def items_end(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.open_to_items()))
+        self.complete.add(job)
+        self.tell(e.ItemsEnded(job=job, total=self.jobs[job]))
+
+    def open_to_items(self) -> list[str]:
+        return [j for j in self.jobs if j not in self.complete and j not in self.closed]
+
+    @rule(processes=st.integers(1, 3))
+    def worker_comes(self, processes: int) -> None:
+        if len(self.workers) >= 4:
+            return
+        self.count += 1
+        name = f"w{self.count}"
+        self.workers[name] = set()
+        self.incarnations[name] = "0"
+        self.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
+        self.tell(e.WorkerReady(worker=name, incarnation="0", processes=processes, holding={}))
+
+    @precondition(lambda self: any(self.workers.values()))
+    @rule(data=st.data(), seconds=st.sampled_from([1e-5, 1e-3, 0.05, 1.0]))
+    def outcomes(self, data: st.DataObject, seconds: float) -> None:
+        name = data.draw(st.sampled_from([n for n, held in self.workers.items() if held]))
+        job = data.draw(st.sampled_from(sorted({k[0] for k in self.workers[name]})))
+        mine = sorted(k[1] for k in self.workers[name] if k[0] == job)
+        count = data.draw(st.integers(1, len(mine)))
+        self.report(name, job, mine[:count], seconds)
+
+    def report(self, name: str, job: str, indices: list[int], seconds: float) -> None:
+        self.workers[name] -= {(job, index) for index in indices}
+        outcomes = [
+            CallOutcome(i, OutcomeKind.VALUE, b"", 1.0, 1.0 + seconds, name) for i in indices
+        ]
+        self.tell(e.OutcomesCame(worker=name, job=job, outcomes=outcomes))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def worker_is_lost(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.workers)))
+        self.zombies[name] = self.workers.pop(name)
+        self.recalls.pop(name, None)
+        self.tell(e.WorkerLost(worker=name, reason="gone"))
+
+    @precondition(lambda self: any(self.zombies.values()))
+    @rule(data=st.data())
+    def a_lost_worker_speaks(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([n for n, held in self.zombies.items() if held]))
+        job, index = self.zombies[name].pop()
+        late = CallOutcome(index, OutcomeKind.VALUE, b"", 1.0, 1.1, name)
+        self.tell(e.OutcomesCame(worker=name, job=job, outcomes=[late]))
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def a_lost_worker_returns(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.zombies)))
+        held = self.zombies.pop(name)
+        self.workers[name] = set()
+        self.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
+        self.connect(name, held)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def a_worker_reconnects(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.workers)))
+        held, self.workers[name] = self.workers[name], set()
+        # What was on its way to it when the connection broke never arrived.
+        if held:
+            kept = data.draw(st.sets(st.sampled_from(sorted(held))))
+            held = kept
+        self.recalls.pop(name, None)
+        self.connect(name, held)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def an_agent_starts_anew(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.workers)))
+        self.workers[name] = set()
+        self.recalls.pop(name, None)
+        self.count += 1
+        self.incarnations[name] = str(self.count)
+        self.connect(name, set())
+
+    def connect(self, name: str, held: set[Key]) -> None:
+        holding = {job: self.spans(held, job) for job in sorted({k[0] for k in held})}
+        # Before it is heard, what it holds that others hold too is not yet revoked.
+        mine = {
+            k
+            for k in held
+            if k not in self.delivered
+            and k[0] not in self.closed
+            and not any(k in other for other in self.workers.values())
+        }
+        self.workers[name] = mine
+        self.tell(
+            e.WorkerReady(
+                worker=name,
+                incarnation=self.incarnations[name],
+                processes=2,
+                holding=holding,
+            )
+        )
+
+    @precondition(lambda self: self.recalls)
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.recalls)))
+        recalls = self.recalls[name]
+        job, count = recalls.pop(0)
+        if not recalls:
+            del self.recalls[name]
+        mine = {k for k in self.workers[name] if k[0] == job}
+        back = set(sorted(mine)[max(0, len(mine) - count) :])
+        self.workers[name] -= back
+        self.tell(e.HandedBack(worker=name, job=job, spans=self.spans(back, job)))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel_calls(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(sorted(self.jobs)))
+        indices = data.draw(st.lists(st.integers(0, 39), max_size=5))
+        self.tell(e.CancelAsked(job=job, indices=indices, reason="ada"))
+
+    @precondition(lambda self: len(self.jobs) > 2)
+    @rule(data=st.data())
+    def cancel_job(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(sorted(self.jobs)))
+        self.tell(e.CancelAsked(job=job, indices=None, reason="ada"))
+
+    # -- what must hold --
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        for job_id in self.jobs:
+            job = self.scheduler.job(job_id)
+            assert (job is None) == (job_id in self.closed)
+            if job is None:
+                continue
+            ledger = job.ledger
+            assert ledger.known == self.jobs[job_id]
+            assert ledger.done + ledger.pending + ledger.leased == ledger.known
+            done = {k for k in self.delivered if k[0] == job_id}
+            held = {k for keys in self.workers.values() for k in keys if k[0] == job_id}
+            assert ledger.done == len(done)
+            assert ledger.leased == len(held)
+        for name, keys in self.workers.items():
+            assert self.scheduler.held(name) == len(keys)
+
+    @invariant()
+    def nobody_is_idle_while_calls_wait(self) -> None:
+        waiting = any(
+            job.ledger.pending for j in self.jobs if (job := self.scheduler.job(j)) is not None
+        )
+        if waiting:
+            assert all(self.workers.values()), "a worker has nothing to do, and calls wait"
+
+    def teardown(self) -> None:
+        """When the faults stop and workers live, every job ends."""
+        for job in self.open_to_items():
+            self.complete.add(job)
+            self.tell(e.ItemsEnded(job=job, total=self.jobs[job]))
+        self.worker_for_the_end()
+        for _ in range(10_000):
+            busy = [(n, k) for n, held in self.workers.items() for k in sorted(held)[:1]]
+            if not busy:
+                break
+            for name, key in busy:
+                if key in self.workers[name]:
+                    self.report(name, key[0], [key[1]], 0.01)
+        for job, total in self.jobs.items():
+            assert job in self.closed, f"{job} has not ended"
+            if self.closed[job].state is JobState.COMPLETED:
+                assert sorted(k[1] for k in self.delivered if k[0] == job) == list(range(total))
+
+    def worker_for_the_end(self) -> None:
+        self.workers["last"] = set()
+        self.incarnations["last"] = "0"
+        self.tell(e.WorkerComing(worker="last", pool=e.pool_of(spec())))
+        self.tell(e.WorkerReady(worker="last", incarnation="0", processes=2, holding={}))
+
+
+Cluster.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCluster = Cluster.TestCase
