@@ -17,19 +17,21 @@ from tests.conftest import Home, processes_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-#: A program that maps while others look on: each call prints, and takes 0.2 s.
+#: A program that maps while others look on: each call prints, and all but the first four wait
+#: for a file.
 PROGRAM = """
-import asyncio, time
+import asyncio, os, time
 from dayfly import FunctionExecutor
 
-def talk(item):
+def talk(item, gate):
     print(f"item {item} speaking")
-    time.sleep(0.2)
+    while item >= 4 and not os.path.exists(gate):
+        time.sleep(0.02)
     return item
 
 async def main():
     async with FunctionExecutor(max_workers=2) as executor:
-        results = await executor.map(talk, range(%d))
+        results = await executor.map(talk, range(%d), extra_args=(%r,))
     print("sum", sum(results))
 
 asyncio.run(main())
@@ -68,7 +70,7 @@ def terminal(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 def program(home: Home, calls: int) -> str:
     path = home.path / "program.py"
-    path.write_text(PROGRAM % calls)
+    path.write_text(PROGRAM % (calls, str(home.path / "gate")))
     return str(path)
 
 
@@ -77,12 +79,12 @@ def rows(run: Run, what: str) -> list[dict[str, Any]]:
     return found
 
 
-def wait_for_job(run: Run, done: int) -> dict[str, Any]:
-    """The job that another terminal started, once ``done`` of its calls have ended."""
+def wait_for_job(run: Run) -> dict[str, Any]:
+    """The job that another terminal started, once both of its workers are at work."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = rows(run, "job")
-        if found and found[0]["done"] >= done:
+        if found and found[0]["done"] == 4 and found[0]["workers"] == 2:
             return found[0]
     pytest.fail("no job came to run")
 
@@ -121,22 +123,22 @@ def test_clean_all_leaves_no_process_and_no_file(run: Run, home: Home) -> None:
 
 def test_another_terminal_lists_and_follows_what_this_one_started(run: Run, home: Home) -> None:
     with terminal(program(home, 60)) as mapping:
-        job = wait_for_job(run, 1)
+        job = wait_for_job(run)
         assert job["function"] == "talk"
         assert job["total"] == 60
         assert job["state"] == "running"
-        assert job["workers"] == 2
 
         workers = rows(run, "worker")
         assert sorted(row["role"] for row in workers) == ["master", "worker", "worker"]
         assert "busy" in {row["phase"] for row in workers}
 
-        with terminal("-m", "dayfly", "logs", "poll") as following:
+        with terminal("-m", "dayfly", "logs", "poll", "--past") as following:
             assert following.stdout
+            assert following.stdout.readline().startswith(f"{job['id']} call ")
+            (home.path / "gate").touch()
             for line in following.stdout:
-                if "speaking" in line:
+                if line == f"{job['id']} call 59: item 59 speaking\n":
                     break
-            assert line.startswith(f"{job['id']} call ")
 
         answer, errors = mapping.communicate(timeout=40)
         assert answer.strip().endswith(f"sum {sum(range(60))}"), errors
@@ -149,7 +151,7 @@ def test_another_terminal_lists_and_follows_what_this_one_started(run: Run, home
 
 def test_another_terminal_cancels_what_this_one_started(run: Run, home: Home) -> None:
     with terminal(program(home, 600)) as mapping:
-        job = wait_for_job(run, 1)
+        job = wait_for_job(run)
         assert "is cancelled" in run("job", "cancel", job["id"]).stdout
         _, told = mapping.communicate(timeout=20)
         assert mapping.returncode == 1

@@ -139,9 +139,9 @@ async def test_outcomes_are_seen_as_they_come(executor: Launcher) -> None:
 
     async with executor() as ex:
         await ex.map(nap, [0.0] * 8)  # every runner has loaded the function
-        job = ex.map(nap, [1.0, 0.0, 0.5])
+        job = ex.map(nap, [4.0, 0.0, 0.5])
         order = [outcome.value async for outcome in job.as_completed()]
-        assert order == [0.0, 0.5, 1.0]
+        assert order == [0.0, 0.5, 4.0]
         assert job.progress.done == 3
 
 
