@@ -22,6 +22,8 @@ FLOOR = 20e-6
 MOST = 256
 #: Bytes of items that a runner holds at most, beyond its first call.
 HEAVIEST = 1024 * 1024
+#: What a new runner takes to be warm, about.
+START = 0.1
 #: How far one more duration moves the estimate of the next.
 WEIGHT = 0.1
 
@@ -227,27 +229,32 @@ class Dispatcher:
         hand = self._hands.get(runner)
         if hand is None:
             return []
+        waiting = [(job, line) for job, line in self._lines.items() if line.waiting]
         served = {other.modules for other in self._hands.values()}
-        stranded = next(
-            (
-                line
-                for line in self._lines.values()
-                if line.waiting and line.modules and line.modules not in served
-            ),
-            None,
-        )
-        if stranded is not None:
-            # A runner runs dry before it may take up other modules.
-            if hand.calls:
-                return []
-            if hand.modules:
-                hand.modules = stranded.modules
-                return [Replace(runner, stranded.modules)]
-            hand.modules = stranded.modules
-        for job, line in self._lines.items():
-            if line.waiting and (not line.modules or hand.modules in ("", line.modules)):
-                return self._give(runner, hand, job, line)
-        return []
+        stranded = [(job, line) for job, line in waiting if line.modules not in {"", *served}]
+        if stranded and hand.calls:
+            return []  # a runner runs dry before it may take up other modules
+        fitting = [
+            (job, line)
+            for job, line in waiting
+            if not line.modules or hand.modules in ("", line.modules)
+        ]
+        if not stranded and fitting:
+            return self._give(runner, hand, *fitting[0])
+        others = stranded or [each for each in waiting if self._worth_a_runner(each[1])]
+        if not others or hand.calls:
+            return []
+        job, line = others[0]
+        if not hand.modules:
+            return self._give(runner, hand, job, line)
+        hand.modules = line.modules
+        return [Replace(runner, line.modules)]
+
+    def _worth_a_runner(self, line: Line) -> bool:
+        """Whether a new runner would begin before those that have the modules are through."""
+        if line.estimate is None:
+            return True
+        return line.estimate * len(line.waiting) / len(self._hands) > START
 
     def victim(self) -> int | None:
         """Who holds the most calls that it has not started, while another runner is idle."""
