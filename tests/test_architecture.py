@@ -20,7 +20,7 @@ FLOORS = (
     {"client", "master", "worker"},
     {"parts", "provision", "wire"},
     {"cloud", "storage", "shell"},
-    {"config", "serialize", "modules", "blame", "bootstrap", "dismantle", "notify"},
+    {"config", "serialize", "modules", "blame", "bootstrap", "dismantle", "guest"},
     {"model"},
     {"errors", "clock"},
 )

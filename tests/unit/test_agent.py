@@ -18,13 +18,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly import errors, serialize
+from dayfly import errors, guest, serialize
 from dayfly.clock import SystemEntropy
 from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
 from dayfly.storage import keys
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
-from dayfly.worker import machine
 from dayfly.worker.agent import Agent
 from dayfly.worker.outbox import GATHER, MOST, Outbox
 from tests.unit.worker_support import (
@@ -241,8 +240,9 @@ async def test_calls_that_wait_are_handed_back_and_those_revoked_are_cancelled()
 
 
 async def test_the_deadline_of_the_vm_is_written_where_its_service_manager_reads_it(
-    vm: Path,
+    vm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guest, "GATHER", 0.0)
     async with working() as (master, _):
         await master.say(m.SetDeadline(seconds=100.0))
         await master.assign("job", abs, [-1])
@@ -272,7 +272,7 @@ async def test_a_power_off_that_fails_is_told(vm: Path, monkeypatch: pytest.Monk
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{vm}:{os.environ['PATH']}")
     with pytest.raises(errors.CommandError, match="not allowed"):
-        await machine.power_off()
+        await guest.power_off()
 
 
 class Hurried:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from dayfly import notify, parts
+from dayfly import guest, parts
 from dayfly.bootstrap import read_package
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.errors import ConfigError, DayflyError
@@ -21,7 +21,7 @@ from dayfly.master.installer import SshInstaller
 from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
 from dayfly.master.recovery import recover
-from dayfly.master.vm import LinuxVm, dayfly_root
+from dayfly.master.vm import LinuxVm
 from dayfly.model import MasterConfig
 
 log = logging.getLogger("dayfly.master")
@@ -43,15 +43,15 @@ def read_config(path: Path) -> MasterConfig:
         ) from error
 
 
-async def serve(config: MasterConfig, root: str) -> None:
+async def serve(config: MasterConfig) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
         DayflyError: The journal or the storage cannot be opened, or the journal broke.
     """
     clock, entropy = SystemClock(), SystemEntropy()
-    vm = LinuxVm(root, clock)
-    state = Path(f"{root}/var/lib/dayfly")
+    vm = LinuxVm(clock)
+    state = guest.path("/var/lib/dayfly")
     launched = max(config.instance.launched_at, vm.first_start())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,7 +76,7 @@ async def serve(config: MasterConfig, root: str) -> None:
         recover(hub)
         hub.start()
         async with serving(hub, host=config.host, port=config.port):
-            notify.ready()
+            guest.ready()
             log.info("serving at %s:%d", config.host, config.port)
             stopped = asyncio.create_task(stop.wait())
             ends: list[asyncio.Future[Any]] = [stopped, hub.broken]
@@ -86,6 +86,7 @@ async def serve(config: MasterConfig, root: str) -> None:
                 hub.broken.result()
     finally:
         await hub.aclose()
+        vm.close()
         logbook.close()
         journal.close()
         await storage.aclose()
@@ -94,14 +95,13 @@ async def serve(config: MasterConfig, root: str) -> None:
 
 def main() -> int:
     """Run the service; returns its exit status."""
-    root = dayfly_root()
     logging.basicConfig(
         stream=sys.stderr, level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        config = read_config(Path(f"{root}/etc/dayfly/master.json"))
+        config = read_config(guest.path("/etc/dayfly/master.json"))
         logging.getLogger().setLevel(config.log_level.upper())
-        asyncio.run(serve(config, root))
+        asyncio.run(serve(config))
     except DayflyError as error:
         log.error("%s", error)  # noqa: TRY400  # its words are for people, a trace is not
         return 1

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from contextlib import suppress
-from pathlib import Path
+import logging
 from typing import Protocol
 
+from dayfly import guest
 from dayfly.clock import Clock
+from dayfly.errors import CommandError
 
-#: Seconds for ``systemctl poweroff`` to return.
+log = logging.getLogger(__name__)
+
+#: Seconds for ``poweroff`` to return.
 POWER_OFF = 30.0
 
 
@@ -27,48 +29,34 @@ class OwnVm(Protocol):
 
 
 class LinuxVm:
-    """The real form: a file that ``dayfly-deadline.service`` obeys, and ``systemctl``.
+    """The real form: a file that ``dayfly-deadline.service`` obeys, and ``poweroff``."""
 
-    Args:
-        root: ``$DAYFLY_ROOT``.
-        clock: Where time comes from.
-    """
-
-    def __init__(self, root: str, clock: Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._run = Path(f"{root}/run/dayfly")
+        self._deadline = guest.Deadline(clock)
 
     def set_deadline(self, seconds: float | None) -> None:  # noqa: D102
-        line = "never" if seconds is None else f"{_uptime(self._clock) + seconds:.3f}"
-        self._run.mkdir(parents=True, exist_ok=True)
-        fresh = self._run / "deadline.master"
-        fresh.write_text(line + "\n")
-        fresh.replace(self._run / "deadline")
+        self._deadline.set(seconds)
 
     async def power_off(self) -> None:  # noqa: D102
-        process = await asyncio.create_subprocess_exec("sudo", "systemctl", "poweroff")
-        with suppress(TimeoutError):  # then the VM's own deadline takes it
-            await asyncio.wait_for(process.wait(), POWER_OFF)
+        try:
+            async with asyncio.timeout(POWER_OFF):
+                await guest.power_off()
+        except (TimeoutError, CommandError) as error:
+            log.warning("the VM is left to its own deadline: %s", error)
 
     def first_start(self) -> float:
         """When this service started first since the VM's boot (``/run`` is emptied then)."""
-        mark = self._run / "master-up"
+        mark = guest.path("/run/dayfly/master-up")
         if mark.exists():
             return float(mark.read_text())
-        self._run.mkdir(parents=True, exist_ok=True)
+        mark.parent.mkdir(parents=True, exist_ok=True)
         now = self._clock.now()
-        fresh = self._run / "master-up.new"
+        fresh = mark.with_suffix(".new")
         fresh.write_text(repr(now))
         fresh.replace(mark)
         return now
 
-
-def _uptime(clock: Clock) -> float:
-    """Seconds on the clock of ``/proc/uptime``, which goes on while the VM is suspended."""
-    uptime = Path("/proc/uptime")
-    return float(uptime.read_text().split()[0]) if uptime.exists() else clock.monotonic()
-
-
-def dayfly_root() -> str:
-    """``$DAYFLY_ROOT``: what stands before every absolute path of ours on this VM."""
-    return os.environ.get("DAYFLY_ROOT", "")
+    def close(self) -> None:
+        """Write the deadline if it has moved."""
+        self._deadline.close()

@@ -9,10 +9,10 @@ import signal
 
 import msgspec
 
+from dayfly import guest
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.model import WorkerConfig
 from dayfly.parts import open_storage
-from dayfly.worker import machine
 from dayfly.worker.agent import Agent
 
 
@@ -31,7 +31,7 @@ async def serve(config: WorkerConfig) -> None:
 
 def main() -> None:
     """Read the configuration and serve."""
-    path = machine.path("/etc/dayfly/worker.json")
+    path = guest.path("/etc/dayfly/worker.json")
     config = msgspec.json.decode(path.read_bytes(), type=WorkerConfig)
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

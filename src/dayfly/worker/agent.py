@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from dayfly import errors, notify
+from dayfly import errors, guest
 from dayfly.clock import Clock, Entropy
 from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
 from dayfly.wire import link
 from dayfly.wire import messages as m
-from dayfly.worker import errands, machine
+from dayfly.worker import errands
 from dayfly.worker.dispatch import spans
 from dayfly.worker.materials import Materials
 from dayfly.worker.outbox import Outbox
@@ -74,7 +74,8 @@ class Agent:
         self._pool = Pool(
             self, command, processes=config.processes, worker=config.instance, clock=clock
         )
-        self._materials = Materials(storage, machine.path("/var/lib/dayfly/modules"))
+        self._materials = Materials(storage, guest.path("/var/lib/dayfly/modules"))
+        self._deadline = guest.Deadline(clock)
         self._outbox = Outbox()
         self._briefs: dict[str, m.JobBrief] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -89,7 +90,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled."""
         self._pool.start()
-        notify.ready()
+        guest.ready()
         log.info("%s: %d runners started", self._config.instance, self._config.processes)
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -97,6 +98,7 @@ class Agent:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._deadline.close()
             await self._pool.aclose()
 
     # -- the conversation with the master --
@@ -210,7 +212,7 @@ class Agent:
             case m.Forget():
                 self._forget(message.job)
             case m.SetDeadline():
-                self._set_deadline(message.seconds)
+                self._deadline.set(message.seconds)
             case m.PowerOff():
                 log.info("powering off: %s", message.why)
                 self._tasks.create_task(self._power_off())
@@ -309,15 +311,9 @@ class Agent:
         self._pool.forget(job)
         self._materials.forget(keys.items(job, 0).rpartition("/")[0] + "/")
 
-    def _set_deadline(self, seconds: float | None) -> None:
-        try:
-            machine.set_deadline(seconds, self._clock)
-        except OSError as error:  # the earlier deadline holds, which is the safe side
-            log.error("the VM's deadline cannot be set: %s", error)  # noqa: TRY400
-
     async def _power_off(self) -> None:
         try:
-            await machine.power_off()
+            await guest.power_off()
         except errors.CommandError as error:
             log.error("%s", error)  # noqa: TRY400  no traceback needed
 
