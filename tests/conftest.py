@@ -69,13 +69,14 @@ def home(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 
 def purge(config: dict[str, dict[str, Any]]) -> None:
-    """Delete every VM of an embedded cloud."""
+    """Delete every VM of an embedded cloud, the user's own ones too."""
     from dayfly.config import load
     from dayfly.parts import open_parts
+    from tests.embedded import raze
 
     async def delete_all() -> None:
         async with open_parts(load(config)) as parts:
-            await parts.cloud.purge()
+            await raze(parts.cloud)
 
     # A thread, since a loop of the test's own may be running in this one.
     thread = threading.Thread(target=asyncio.run, args=(delete_all(),))

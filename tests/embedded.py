@@ -15,9 +15,10 @@ from typing import Any, Literal
 import asyncssh
 
 from dayfly.clock import SystemClock, SystemEntropy
+from dayfly.cloud.base import Cloud
 from dayfly.cloud.localhost import LocalhostCloud
 from dayfly.errors import UnreachableError
-from dayfly.model import Instance, InstanceSpec, InstanceState
+from dayfly.model import Instance, InstanceSpec, InstanceState, Tag
 from dayfly.shell.base import CommandResult, Target
 from dayfly.shell.ssh import SshConnection, SshShell
 from tests.conftest import processes_of
@@ -186,6 +187,12 @@ async def eventually(
         await asyncio.sleep(0.01)
 
 
+async def raze(cloud: Cloud) -> None:
+    """Delete every VM, the user's own ones too, and all files."""
+    await cloud.tag([i.id for i in await cloud.list()], {Tag.MANAGED: "true"})
+    await cloud.purge()
+
+
 @contextlib.asynccontextmanager
 async def embedded_cloud(directory: Path, boot_time: float = 0.0) -> AsyncIterator[Embedded]:
     """An embedded cloud of which nothing is left afterwards, or the test fails."""
@@ -195,6 +202,6 @@ async def embedded_cloud(directory: Path, boot_time: float = 0.0) -> AsyncIterat
     try:
         yield Embedded(cloud)
     finally:
-        await cloud.purge()
+        await raze(cloud)
         assert not processes_of(directory), "processes were left behind"
         assert not list(directory.glob("*")), "files were left behind"

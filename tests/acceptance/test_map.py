@@ -316,9 +316,11 @@ async def test_cancelling_the_await_stops_the_remote_calls(executor: Launcher) -
 async def test_a_timeout_around_the_await_stops_them_too(executor: Launcher) -> None:
     path = Path("beats").absolute()
     async with executor() as ex:
+        job = ex.map(beat, [str(path)])
+        await eventually(path.exists)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(5):
-                await ex.map(beat, [str(path)])
+            async with asyncio.timeout(0.01):
+                await job
         await eventually(lambda: stopped(path))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dayfly.cloud.base import Cloud
 from dayfly.errors import CloudError, ConfigError, InstanceNotFoundError
-from dayfly.model import Instance, InstanceSpec, InstanceState
+from dayfly.model import Instance, InstanceSpec, InstanceState, Tag
 from tests.embedded import eventually
 
 S = InstanceState
@@ -30,6 +30,10 @@ def spec(spot: bool = False, instance_type: str = "local.2", **tags: str) -> Ins
 async def one(cloud: Cloud, name: str = "one", **tags: str) -> Instance:
     launch = await cloud.launch(msgspec.structs.replace(spec(), tags=tags), 1, token=name)
     return launch.instances[0]
+
+
+async def ours(cloud: Cloud, name: str) -> Instance:
+    return await one(cloud, name, **{Tag.MANAGED.value: "true"})
 
 
 async def until(cloud: Cloud, instance: Instance, states: Collection[InstanceState]) -> Instance:
@@ -187,7 +191,7 @@ async def test_the_console_shows_the_host_keys(cloud: Cloud) -> None:
 
 
 async def test_the_inventory_names_what_exists_and_purge_empties_it(cloud: Cloud) -> None:
-    a, b = await one(cloud, "a"), await one(cloud, "b")
+    a, b = await ours(cloud, "a"), await ours(cloud, "b")
     await cloud.terminate([a.id])
     await until(cloud, a, [S.TERMINATED])
     assert [(found.kind, found.id) for found in await cloud.inventory()] == [("instance", b.id)]
@@ -195,6 +199,15 @@ async def test_the_inventory_names_what_exists_and_purge_empties_it(cloud: Cloud
     await cloud.purge()
     assert await cloud.inventory() == []
     await cloud.purge()  # nothing there: not an error
+
+
+async def test_purge_leaves_what_the_user_made(cloud: Cloud) -> None:
+    own = await one(cloud, "own")
+    await ours(cloud, "ours")
+    await cloud.purge()
+    assert await cloud.inventory() == []
+    assert [instance.id for instance in await cloud.list()] == [own.id]
+    assert (await until(cloud, own, [S.RUNNING])).state is S.RUNNING
 
 
 async def test_the_owner_has_a_name(cloud: Cloud) -> None:

