@@ -67,7 +67,7 @@ class Yard:
         self.adopt(name, policy, job)
         await settle()
         self.link(name)
-        self.fleet.asked_for_work(name)
+        self.fleet.asked_for_work(name, spare=False)
         await settle()
 
     def phases(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ async def test_all_vms_are_reached_at_once_and_each_phase_is_shown(yard: Yard) -
     assert yard.installer.installed == ["w2", "w3"]
     yard.link("w3")
     assert yard.phases() == {"w1": "connecting", "w2": "starting", "w3": "starting"}
-    yard.fleet.asked_for_work("w3")
+    yard.fleet.asked_for_work("w3", spare=False)
     assert yard.phases()["w3"] == "idle"
     assert yard.fleet.waiting(["w1", "w2"], 3) == "1 of 3 VMs to answer SSH, the agent on 1 VM"
     assert yard.listener.kept["w3"].ready
@@ -136,7 +136,7 @@ async def test_a_worker_that_comes_back_within_the_grace_is_not_lost(yard: Yard)
         yard.fleet.link_closed("w1")
         await yard.clock.advance(4)
         yard.link("w1")
-        yard.fleet.asked_for_work("w1")
+        yard.fleet.asked_for_work("w1", spare=False)
         await yard.clock.advance(10)
     assert yard.listener.lost == {}
     yard.fleet.link_closed("w1")
@@ -179,6 +179,26 @@ async def test_a_new_job_cancels_the_soft_timer_and_the_vm_is_told(yard: Yard) -
     assert "hard timer" in yard.listener.lost["w1"]
 
 
+async def test_a_worker_that_comes_after_its_job_is_over_has_the_soft_timer(yard: Yard) -> None:
+    yard.adopt("w1")
+    await settle()
+    yard.link("w1")
+    yard.fleet.asked_for_work("w1", spare=True)
+    assert yard.deadline("w1") == pytest.approx(305)
+    yard.fleet.engage("w1", "j", POLICY, yard.clock.monotonic())
+    assert yard.deadline("w1") == pytest.approx(3605)
+
+
+async def test_a_worker_that_had_no_call_of_its_job_is_spare_when_that_is_over(yard: Yard) -> None:
+    await yard.up("w1")
+    (member,) = yard.fleet.rows(lambda _: 0)
+    assert member.dismantle_why == "hard"
+    pool = yard.fleet.pool("w1")
+    assert pool is not None
+    yard.fleet.job_over("j", pool)
+    assert yard.deadline("w1") == pytest.approx(305)
+
+
 async def test_a_vm_that_does_not_obey_its_link_is_powered_off_over_ssh(yard: Yard) -> None:
     await yard.up("w1", DismantlePolicy(hard=100.0))
     await yard.clock.advance(101)
@@ -210,7 +230,7 @@ async def test_without_auto_dismantle_a_vm_is_told_never(yard: Yard) -> None:
 async def test_the_workers_of_a_create_job_go_when_it_is_over(yard: Yard) -> None:
     await yard.up("w1", job="j")
     await yard.up("w2", job="k")
-    yard.fleet.job_over("j")
+    yard.fleet.job_over("j", Pool(ExecMode.CREATE, job="j"))
     await settle()
     assert yard.powered_off("w1")
     assert not yard.powered_off("w2")
@@ -252,7 +272,7 @@ async def test_a_worker_that_was_ready_before_a_restart_is_awaited_and_not_insta
     assert yard.listener.coming == [("w1", True), ("w2", True)]
     await settle()
     yard.link("w1")
-    yard.fleet.asked_for_work("w1")
+    yard.fleet.asked_for_work("w1", spare=False)
     await yard.clock.advance(6)
     assert list(yard.listener.lost) == ["w2"]
     assert yard.installer.installed == []
@@ -266,7 +286,7 @@ async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -
     await yard.clock.advance(6)
     assert yard.phases() == {"w1": "lost"}
     assert yard.link("w1")
-    yard.fleet.asked_for_work("w1")
+    yard.fleet.asked_for_work("w1", spare=False)
     await settle()
     assert yard.phases() == {"w1": "idle"}
     assert yard.listener.coming == [("w1", False), ("w1", False)]

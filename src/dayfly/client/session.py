@@ -231,6 +231,8 @@ class MasterSession:
         supply = channel.supply
         if supply is None or supply.spec.mode is not ExecMode.CREATE or not supply.launched:
             return
+        if not supply.spec.policy.auto:
+            return  # the user's own switch: nothing is stopped automatically
         try:
             await self._parts.cloud.terminate(supply.launched)
         except errors.CloudError as error:

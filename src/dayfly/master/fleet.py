@@ -265,12 +265,14 @@ class Fleet:
             member.linked.clear()
             member.unlinked.set()
 
-    def asked_for_work(self, worker: str) -> None:
-        """A worker's agent is ready."""
+    def asked_for_work(self, worker: str, *, spare: bool) -> None:
+        """A worker's agent is ready; ``spare`` when no job is left that it could serve."""
         if (member := self._members.get(worker)) is not None and not member.leaving:
             member.ready = True
             self._set_phase(member, "idle")
-            self._listener.keep(member.kept())
+            if spare:
+                member.spare()
+            self._facts_changed(member)
 
     def engage(self, worker: str, job: str, policy: DismantlePolicy, started: float) -> None:
         """A job is on a worker from now on."""
@@ -284,9 +286,12 @@ class Fleet:
             member.disengage(job)
             self._facts_changed(member)
 
-    def job_over(self, job: str) -> None:
-        """The workers that were made for one job go with it."""
+    def job_over(self, job: str, pool: Pool) -> None:
+        """A job is over: the workers that were made for it go with it, others are spare."""
         for member in list(self._members.values()):
+            if member.pool == pool and member.ready:
+                member.spare()
+                self._facts_changed(member)
             mine = member.pool == Pool(ExecMode.CREATE, job=job)
             if mine and member.policy.auto and not member.leaving:
                 self._stop(member)

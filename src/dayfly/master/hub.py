@@ -173,8 +173,9 @@ class Hub:
                 self.home.job_began(action.job, policy, self.clock.monotonic())
                 log.info("job %s has started", action.job)
             case e.JobClosed():
+                pool = e.pool_of(self._dossier(action.job).spec)
                 self.books.close(action)
-                self.fleet.job_over(action.job)
+                self.fleet.job_over(action.job, pool)
                 self.home.job_over(action.job)
             case e.NeedWorkers():
                 self._ask_for_workers(action)
@@ -233,6 +234,10 @@ class Hub:
     def is_open(self, job: str) -> bool:
         """Whether a job runs."""
         return self._scheduler.job(job) is not None
+
+    def is_spare(self, worker: str) -> bool:
+        """Whether no open job is one that a worker could serve."""
+        return not self._scheduler.jobs_of(worker)
 
     @property
     def open_jobs(self) -> list[str]:

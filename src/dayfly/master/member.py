@@ -110,6 +110,11 @@ class Member:
         if not self.engaged:
             self.completed = self._clock.monotonic()
 
+    def spare(self) -> None:
+        """The job that it came for is over, and had no call for it: that counts as served."""
+        if not self.engaged and self.completed is None:
+            self.completed = self._clock.monotonic()
+
     def kept(self, *, gone: bool = False) -> KeptInstance:
         """What the journal must remember of it."""
         return KeptInstance(
