@@ -136,7 +136,7 @@ async def test_a_vm_that_never_answers_ssh_is_named(home: Home) -> None:
 
 
 async def test_a_worker_that_never_answers_is_replaced(home: Home) -> None:
-    async with make(home, max_workers=1, start_timeout=4) as ex:
+    async with make(home, max_workers=1, start_timeout=8) as ex:
         assert await ex.map(slow_square, [1]) == [1]
         (worker,) = await workers(home)
         await cloud_of(home).terminate([worker.id])
