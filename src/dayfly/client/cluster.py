@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Seconds that an instance may outlive its hard timer before the sweep of a later client
 #: takes it: what the VM's own layers need at the most.
 EXPIRY_SLACK = 900.0
+#: Seconds for which an instance's expiry need not be put off again; far below the slack.
+KEEP = 60.0
 #: Seconds between looks at an instance whose state is about to change.
 LOOK = 0.1
 
@@ -52,6 +54,7 @@ class Cluster:
         self._parts = parts
         self._access = access
         self._owner = owner
+        self._kept: dict[str, float] = {}
 
     @property
     def _clock(self) -> Clock:
@@ -159,8 +162,11 @@ class Cluster:
 
     async def keep(self, ids: Sequence[str]) -> None:
         """Put off the day on which a later client may sweep these instances."""
-        if ids:
-            await self._parts.cloud.tag(ids, {Tag.EXPIRES_AT: self._expiry()})
+        now = self._clock.monotonic()
+        due = [i for i in ids if now - self._kept.get(i, float("-inf")) > KEEP]
+        if due:
+            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: self._expiry()})
+            self._kept |= dict.fromkeys(due, now)
 
     async def sweep(self) -> list[Instance]:
         """End what is past its expiry: workers are terminated, masters stopped."""

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds that closing waits for launches that are under way, so that none is forgotten.
 CLOSING = 30.0
+#: Seconds for which an archive of modules that was stored is taken to be there: another
+#: terminal may clean meanwhile.
+TRUSTED = 60.0
 
 Rows: TypeAlias = Callable[[], Awaitable[list[WorkerRow]]]
 
@@ -38,6 +41,7 @@ class MasterSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._launches: set[asyncio.Task[None]] = set()
         self._road: asyncio.Task[_Road] | None = None
+        self._stored: dict[str, float] = {}
 
     def start(self, request: JobRequest, items: AsyncIterator[list[bytes]]) -> Channel:
         """See :meth:`dayfly.client.channel.Session.start`."""
@@ -123,13 +127,17 @@ class MasterSession:
 
     async def _submit(self, channel: Channel) -> None:
         storage, request = self._parts.storage, channel.request
-        key = ""
-        if request.modules:
-            key = keys.modules(request.modules_digest)
-            await storage.put_object(key, request.modules)
+        key = await self._store_modules(request) if request.modules else ""
         function = await send_payload(storage, keys.function(channel.id), request.function)
         submit = m.Submit(spec=request.spec, function=function, modules=key)
         await self.tell(channel, submit, remember=True)
+
+    async def _store_modules(self, request: JobRequest) -> str:
+        key, now = keys.modules(request.modules_digest), self._parts.clock.monotonic()
+        if now - self._stored.get(key, float("-inf")) > TRUSTED:
+            await self._parts.storage.put_object(key, request.modules)
+            self._stored[key] = now
+        return key
 
     # -- its workers --
 
