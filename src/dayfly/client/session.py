@@ -175,7 +175,8 @@ class MasterSession:
         job = spec.id if spec.mode is ExecMode.CREATE else ""
         adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
         await self.tell(channel, adopt, remember=True)
-        await road.ascender.cluster.keep([instance.id for instance in instances])
+        if spec.mode is not ExecMode.CONSUME:  # a user's own VM is not re-tagged
+            await road.ascender.cluster.keep([instance.id for instance in instances])
 
     async def _inquire(self, road: _Road, supply: Supply) -> Rows | None:
         """Ask a master that is up for its workers, before it hears of the job.
