@@ -222,6 +222,14 @@ def test_the_master_knows_the_timers_and_the_cloud_knows_the_state() -> None:
     assert (row.state, row.phase, row.dismantle_in) == ("stopping", "busy", 120.0)
 
 
+def test_a_vm_that_died_is_lost_though_the_master_still_hopes() -> None:
+    dead = instance("i-1", state=InstanceState.TERMINATED)
+    (row,) = merge_workers(
+        [dead, instance("i-2", state=InstanceState.TERMINATED)], [worker("i-1")], NOW
+    )
+    assert (row.instance, row.state, row.phase) == ("i-1", "terminated", "lost")
+
+
 def test_the_master_comes_first_and_a_users_own_vm_is_not_lost() -> None:
     listed = [instance("i-1"), instance("i-m", "master")]
     rows = merge_workers(listed, [worker("i-own")], NOW)

@@ -47,7 +47,9 @@ def test_with_no_file_everything_is_embedded() -> None:
 
 
 def test_python3_on_localhost_is_the_python_that_asks() -> None:
-    assert load(environ={}).compute.interpreter == sys.executable
+    interpreter = Path(load(environ={}).compute.interpreter)
+    assert interpreter.parent == Path(sys.executable).parent
+    assert interpreter.samefile(sys.executable)
     assert load(environ={}, runtime="/usr/bin/python3").compute.interpreter == "/usr/bin/python3"
     assert load(EC2).compute.interpreter == "python3"
 

@@ -157,6 +157,21 @@ def test_plain_lines_tell_of_changes_and_quarters_and_no_more(clock: Frozen) -> 
     assert len(said) == 6
 
 
+def test_what_is_waited_for_is_said_once_however_many_outcomes_come_meanwhile(
+    clock: Frozen,
+) -> None:
+    stream = io.StringIO()
+    lines = display.PlainLines(stream, clock)
+    job = Stand()
+    lines.add(job)
+    for done in range(20):
+        job.now(done=done, waiting="1 VM to answer SSH")
+        lines.changed(job)
+        job.now(done=done, waiting="")
+        lines.changed(job)
+    assert stream.getvalue().count("1 VM to answer SSH") == 1
+
+
 def test_a_single_quick_call_says_nothing(clock: Frozen) -> None:
     stream = io.StringIO()
     lines = display.PlainLines(stream, clock)

@@ -38,9 +38,7 @@ async def worker_rows(parts: Parts) -> list[WorkerRow]:
         CloudError: The cloud could not be asked.
     """
     listed, told = await asyncio.gather(
-        parts.cloud.list(
-            tags={Tag.MANAGED: "true", Tag.OWNER: await parts.cloud.owner()}, states=ALIVE
-        ),
+        parts.cloud.list(tags={Tag.MANAGED: "true", Tag.OWNER: await parts.cloud.owner()}),
         _from_master(parts, lambda door: door.list_workers()),
     )
     return merge_workers(listed, told or [], parts.clock.now())
@@ -52,7 +50,7 @@ def merge_workers(
     """One row per VM: the master's words, the cloud's where the master has none.
 
     Args:
-        listed: By the cloud.
+        listed: By the cloud, those that have ended too.
         told: By the master; a VM that only it knows is the user's own (``consume``).
         now: Seconds since the epoch.
     """
@@ -60,8 +58,13 @@ def merge_workers(
     rows = []
     for row in told:
         seen = states.pop(row.instance, None)
-        rows.append(row if seen is None else msgspec.structs.replace(row, state=seen.state))
-    rows += (row_of(instance, now) for instance in states.values())
+        if seen is not None:
+            row = msgspec.structs.replace(row, state=seen.state)
+            if seen.state not in ALIVE and row.phase != "leaving":
+                # The cloud knows first; the master still hopes that it comes back.
+                row = msgspec.structs.replace(row, phase="lost")
+        rows.append(row)
+    rows += (row_of(instance, now) for instance in states.values() if instance.state in ALIVE)
     return sorted(rows, key=lambda row: (row.role != "master", row.name, row.instance))
 
 

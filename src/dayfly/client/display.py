@@ -143,7 +143,8 @@ class PlainLines(Board):
         if (waits_for and waits_for != waiting) or stepped:
             self._line(progress.plain_line(view, now))
             quarter, when = quarters, now
-        self._said[job] = (waits_for, quarter, when)
+        # Outcomes that come meanwhile are no reason to say the same again after them.
+        self._said[job] = (waits_for or waiting, quarter, when)
 
     def remove(self, job: Watched) -> None:
         """The last line."""

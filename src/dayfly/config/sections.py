@@ -7,6 +7,7 @@ template in ``config/`` is held against it.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -284,8 +285,16 @@ class LocalhostSection(ComputeSection, frozen=True, kw_only=True):
 
     @property
     def interpreter(self) -> str:
-        """The command that runs Python on the VM: its Python is the client's, unless named."""
-        return sys.executable if self.runtime == "python3" else self.runtime
+        """The command that runs Python on the VM: its Python is the client's, unless named.
+
+        An environment has several names for one interpreter (``python``, ``python3``); workers
+        are shared by the fullest.
+        """
+        if self.runtime != "python3":
+            return self.runtime
+        here = Path(sys.executable)
+        full = here.with_name(f"python{sys.version_info.major}.{sys.version_info.minor}")
+        return str(full if full.exists() and full.samefile(here) else here)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
