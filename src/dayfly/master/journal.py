@@ -115,10 +115,14 @@ class Journal:
             self._database = sqlite3.connect(path)
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error) from error
-        self._do("PRAGMA journal_mode=WAL")
-        self._do("PRAGMA synchronous=NORMAL")
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            self._do(statement)
+        try:
+            self._do("PRAGMA journal_mode=WAL")
+            self._do("PRAGMA synchronous=NORMAL")
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._do(statement)
+        except errors.StorageError:
+            self._database.close()
+            raise
 
     # -- writing --
 
