@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,7 +111,11 @@ def test_clean_all_leaves_no_process_and_no_file(run: Run, home: Home) -> None:
     run("hello")
     Path("mine.txt").write_text("mine")
     run("storage", "put", "mine.txt", "mine")
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    sockets = Path(tempfile.mkdtemp(prefix=f"dayfly-ssh-{killed.pid}-"))
     said = run("clean", "--all").stdout
+    assert not sockets.exists(), "what a killed client left behind"
     assert said.rstrip().endswith("nothing of ours is left")
     assert processes_of(home.path) == {}
     storage = home.path / "storage"

@@ -10,6 +10,7 @@ from dayfly.client.visit import visit
 from dayfly.cloud.base import Resource
 from dayfly.model import ALIVE, InstanceState, JobState, Tag
 from dayfly.parts import Parts
+from dayfly.shell.ssh import sweep
 from dayfly.storage import keys
 from dayfly.wire import messages as m
 
@@ -42,6 +43,7 @@ async def clean(parts: Parts, *, everything: bool, told: Told) -> Sequence[Resou
     await _delete_objects(parts, everything=everything, told=told)
     if everything:
         await parts.cloud.purge()
+        sweep()
     return await parts.cloud.inventory()
 
 

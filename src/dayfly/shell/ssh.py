@@ -266,16 +266,25 @@ def _mapped(target: Target, timeout: float, progress: _Progress) -> Iterator[Non
         raise UnreachableError(f"{where}: {_words(error)}", cause=_words(error)) from error
 
 
-def _new_folder() -> Path:
-    """A folder for a socket, that only this user can enter; those of killed programs go."""
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > _SOCKET_NAME - len(_FOLDER_PREFIX) - 24:
-        base = Path("/tmp")  # noqa: S108  (mkdtemp makes a folder of mode 0700 in it)
-    for folder in base.glob(f"{_FOLDER_PREFIX}*"):
+def sweep() -> None:
+    """Delete the sockets of programs that were killed."""
+    for folder in _base().glob(f"{_FOLDER_PREFIX}*"):
         owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
         if owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)  # another user's is not ours to delete
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=base))
+
+
+def _new_folder() -> Path:
+    """A folder for a socket, that only this user can enter."""
+    sweep()
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_base()))
+
+
+def _base() -> Path:
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > _SOCKET_NAME - len(_FOLDER_PREFIX) - 24:
+        return Path("/tmp")  # noqa: S108  (mkdtemp makes a folder of mode 0700 in it)
+    return base
 
 
 def _alive(pid: int) -> bool:
