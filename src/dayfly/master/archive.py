@@ -26,6 +26,8 @@ from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
 
+#: Seconds after its end in which a job is not written: whoever awaits it hears of it first.
+PAUSE = 0.05
 #: Bytes of outcomes per part, about.
 PART = 8 * 1024 * 1024
 
@@ -97,6 +99,7 @@ class Archivist:
 
     async def _write(self, row: JobRow) -> None:
         failure = ""
+        await asyncio.sleep(PAUSE)
         try:
             await archive(row, self._journal, self._logbook, self._storage)
         except DayflyError as error:

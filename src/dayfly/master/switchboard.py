@@ -73,5 +73,5 @@ class Switchboard:
             worker.kept = serial
         self._kept.clear()
         waiting, self._waiting = self._waiting, {}
-        for peer in waiting:
-            peer.wake()
+        for peer in sorted(waiting, key=lambda peer: isinstance(peer, WorkerPeer)):
+            peer.wake()  # clients first: somebody awaits what they hear
