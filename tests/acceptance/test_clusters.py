@@ -1,0 +1,93 @@
+"""Clusters that were there before, of other days and other versions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+import dayfly
+from dayfly import FunctionExecutor, bootstrap
+from dayfly.config import load
+from dayfly.model import InstanceSpec, InstanceState, Tag
+from dayfly.parts import open_parts
+from tests.acceptance.conftest import eventually
+from tests.conftest import Home
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def make(home: Home) -> FunctionExecutor:
+    return FunctionExecutor(config=home.config, max_workers=1, progress=False)
+
+
+async def test_a_later_client_sweeps_what_is_past_its_expiry(home: Home) -> None:
+    async with open_parts(load(home.config)) as parts:
+        owner = await parts.cloud.owner()
+
+        async def launch(expires_at: str) -> str:
+            tags = {
+                Tag.MANAGED: "true",
+                Tag.OWNER: owner,
+                Tag.ROLE: "worker",
+                Tag.CLUSTER: "of another day",
+                Tag.EXPIRES_AT: expires_at,
+            }
+            spec = InstanceSpec(
+                role="worker",
+                instance_type="local.1",
+                on_poweroff="terminate",
+                user_data="#cloud-config\n{}\n",
+                tags={key.value: value for key, value in tags.items()},
+            )
+            launched = await parts.cloud.launch(spec, 1, token=expires_at)
+            return launched.instances[0].id
+
+        late = await launch(str(round(time.time() - 60)))
+        early = await launch(str(round(time.time() + 3600)))
+        never = await launch("0")
+        async with make(home) as ex:
+            assert await ex.map(abs, [-1]) == [1]
+
+        async def swept() -> bool:
+            found = {i.id: i.state for i in await parts.cloud.list(ids=[late, early, never])}
+            return found == {
+                late: InstanceState.TERMINATED,
+                early: InstanceState.RUNNING,
+                never: InstanceState.RUNNING,
+            }
+
+        await eventually(swept)
+
+
+async def test_another_dayfly_waits_for_the_master_to_be_idle_and_then_takes_it_over(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = bootstrap.read_package()
+    other = msgspec.structs.replace(ours, digest="0" * 16)
+    async with make(home) as ex:
+        job = ex.map(time.sleep, [60])
+        await eventually(lambda: job.progress.running > 0)
+        monkeypatch.setattr(bootstrap, "read_package", lambda: other)
+        async with make(home) as newer:
+            with pytest.raises(dayfly.VersionMismatchError, match=job.id):
+                await newer.map(abs, [-1])
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+    async with make(home) as newer:
+        assert await newer.map(abs, [-2]) == [2]
+
+
+async def test_a_master_that_is_just_stopping_is_waited_for_and_started(home: Home) -> None:
+    async with make(home) as ex:
+        assert await ex.map(abs, [-1]) == [1]
+    async with open_parts(load(home.config)) as parts:
+        (master,) = await parts.cloud.list(tags={Tag.ROLE: "master"})
+        await parts.cloud.stop([master.id])
+        async with make(home) as ex:
+            assert await ex.map(abs, [-2]) == [2]
+        (again,) = await parts.cloud.list(tags={Tag.ROLE: "master"})
+        assert again.id == master.id
