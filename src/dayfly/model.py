@@ -245,6 +245,16 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     client: str = ""
 
 
+class JobRecord(JobRow, frozen=True, kw_only=True):
+    """A job that is over, as storage keeps it.
+
+    Attributes:
+        outcomes: Encoded deliveries, in order, when they are few; else they lie in parts.
+    """
+
+    outcomes: list[bytes] = []
+
+
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     """An instance as ``worker list`` shows it.
 

@@ -17,7 +17,8 @@ import pytest
 import dayfly
 from dayfly import errors
 from dayfly.clock import SystemClock
-from dayfly.model import DismantlePolicy, ExecMode, JobRow, JobState, LogLine, OutcomeKind
+from dayfly.master import archive
+from dayfly.model import DismantlePolicy, ExecMode, JobRecord, JobState, LogLine, OutcomeKind
 from dayfly.storage import keys
 from dayfly.wire import messages as m
 from dayfly.wire.client import MasterDoor
@@ -265,7 +266,11 @@ async def test_a_follower_that_comes_later_gets_all_outcomes_from_the_number_it_
         await worker.leave()
 
 
-async def test_a_job_that_is_over_can_be_read_from_storage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("few", [0, 1 << 20], ids=["in parts", "in the record"])
+async def test_a_job_that_is_over_can_be_read_from_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(archive, "FEW", few)
     async with master(tmp_path) as service, service.client() as door:
         await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
         worker = await service.worker()
@@ -282,10 +287,14 @@ async def test_a_job_that_is_over_can_be_read_from_storage(tmp_path: Path) -> No
         assert dossier is not None
         await until(lambda: dossier.archived)
         await door.send(m.Release(job="j"))
-        row = msgspec.json.decode(await service.storage.get_object(keys.record("j")), type=JobRow)
-        assert (row.done, row.state) == (2, JobState.COMPLETED)
-        part = m.CHUNK.decode(await service.storage.get_object(keys.outcomes("j", 0)))
-        deliveries = [msgspec.msgpack.decode(frame, type=m.Delivery) for frame in part]
+        data = await service.storage.get_object(keys.record("j"))
+        record = msgspec.json.decode(data, type=JobRecord)
+        assert (record.done, record.state) == (2, JobState.COMPLETED)
+        frames = record.outcomes
+        if not few:
+            assert frames == []
+            frames = m.CHUNK.decode(await service.storage.get_object(keys.outcomes("j", 0)))
+        deliveries = [msgspec.msgpack.decode(frame, type=m.Delivery) for frame in frames]
         assert [o.index for d in deliveries for o in d.outcomes] == [0, 1]
         lines = msgspec.msgpack.decode(
             await service.storage.get_object(keys.logs("j")), type=list[LogLine]

@@ -2,8 +2,8 @@
 
 The record is written last, so whoever finds it finds the rest:
 
-* ``keys.record``: the :class:`~dayfly.model.JobRow` as JSON;
-* ``keys.outcomes``: parts 0, 1, ..., each a MessagePack array of encoded
+* ``keys.record``: the :class:`~dayfly.model.JobRecord` as JSON, with the outcomes if they are few;
+* ``keys.outcomes``: else parts 0, 1, ..., each a MessagePack array of encoded
   :class:`~dayfly.wire.messages.Delivery`;
 * ``keys.logs``: a MessagePack array of :class:`~dayfly.model.LogLine`.
 """
@@ -19,7 +19,7 @@ import msgspec
 from dayfly.errors import DayflyError
 from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
-from dayfly.model import JobRow
+from dayfly.model import JobRecord, JobRow
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds after its end in which a job is not written: whoever awaits it hears of it first.
 PAUSE = 0.05
+#: Bytes of outcomes that the record itself may hold: one object per job is enough for most.
+FEW = 16 * 1024
 #: Bytes of outcomes per part, about.
 PART = 8 * 1024 * 1024
 
@@ -47,12 +49,14 @@ async def archive(row: JobRow, journal: Journal, logbook: Logbook, storage: Stor
         if size >= PART:
             await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
             part, size, frames = part + 1, 0, []
-    if frames:
+    if frames and (part or size > FEW):
         await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
+        frames = []
     if logbook.size(row.id):
         lines = logbook.lines(row.id)
         await storage.put_object(keys.logs(row.id), m.ENCODER.encode(lines))
-    await storage.put_object(keys.record(row.id), msgspec.json.encode(row))
+    record = JobRecord(**msgspec.structs.asdict(row), outcomes=frames)
+    await storage.put_object(keys.record(row.id), msgspec.json.encode(record))
 
 
 class Archivist:
