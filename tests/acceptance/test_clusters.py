@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import msgspec
@@ -10,6 +11,8 @@ import pytest
 
 import dayfly
 from dayfly import FunctionExecutor, bootstrap
+from dayfly.cloud.localhost import plane
+from dayfly.cloud.localhost.addresses import Endpoint, free_ports
 from dayfly.config import load
 from dayfly.model import InstanceSpec, InstanceState, Tag
 from dayfly.parts import open_parts
@@ -91,3 +94,21 @@ async def test_a_master_that_is_just_stopping_is_waited_for_and_started(home: Ho
             assert await ex.map(abs, [-2]) == [2]
         (again,) = await parts.cloud.list(tags={Tag.ROLE: "master"})
         assert again.id == master.id
+
+
+async def test_where_only_one_loopback_address_answers_ports_tell_the_vms_apart(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS; the VMs themselves are told where to listen, so only the launch differs."""
+    monkeypatch.setattr(plane, "draw_endpoint", lambda *_: Endpoint("127.0.0.1", *free_ports()))
+
+    def where(_: int) -> str:
+        time.sleep(0.1)
+        return os.environ["DAYFLY_INSTANCE"]
+
+    async with FunctionExecutor(config=home.config, max_workers=2, progress=False) as ex:
+        assert len(set(await ex.map(where, range(40)))) == 2
+    async with open_parts(load(home.config)) as parts:
+        found = await parts.cloud.list()
+    assert {instance.address for instance in found} == {"127.0.0.1"}
+    assert len({instance.ssh_port for instance in found}) == 3

@@ -37,7 +37,7 @@ def draw_endpoint(taken: Collection[str], entropy: Entropy) -> Endpoint:
     """
     if sys.platform != "linux":
         # Only 127.0.0.1 answers there unless root adds aliases.
-        return Endpoint("127.0.0.1", *_free_ports())
+        return Endpoint("127.0.0.1", *free_ports())
     for address in _addresses(entropy):
         endpoint = Endpoint(address)
         if address not in taken and _free(endpoint):
@@ -64,7 +64,8 @@ def _free(endpoint: Endpoint) -> bool:
     return True
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
+    """Two ports of 127.0.0.1 at which nobody listens."""
     with socket.socket() as first, socket.socket() as second:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
