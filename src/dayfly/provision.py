@@ -10,6 +10,8 @@ from dayfly.shell.base import Connection, Shell, Target
 
 #: Seconds for one attempt: sshd answers in milliseconds, or drops the connection in silence.
 ATTEMPT = 4.0
+#: Seconds for an installation: an archive of some 100 kB, and the start of a service.
+INSTALL = 60.0
 #: Seconds between attempts: the first, the factor, and the most.
 BACKOFF = (0.04, 1.4, 1.0)
 
@@ -74,7 +76,7 @@ async def install_master(
     config: MasterConfig,
     package: bootstrap.Package,
     *,
-    timeout: float,
+    timeout: float = INSTALL,
     arm: DismantlePolicy | None = None,
 ) -> None:
     """Install and start the master's service; returns when it serves.
@@ -102,7 +104,11 @@ async def install_master(
 
 
 async def install_worker(
-    connection: Connection, config: WorkerConfig, package: bootstrap.Package, *, timeout: float
+    connection: Connection,
+    config: WorkerConfig,
+    package: bootstrap.Package,
+    *,
+    timeout: float = INSTALL,
 ) -> None:
     """Install and start a worker's agent; returns when it is up.
 

@@ -94,7 +94,7 @@ class Ascender:
         return await self.cluster.find_master()
 
     async def ascend(self, told: Told) -> Ascent:
-        """Bring the master up, within ``start_timeout``.
+        """Bring the master up; its VM must answer within ``start_timeout``.
 
         A VM that goes down under our feet (its timer fired just then) is started again.
 
@@ -151,7 +151,7 @@ class Ascender:
             except errors.HostKeyError as error:
                 raise await self._unknown_yet(error, instance, target) from error
             stack.push_async_callback(connection.aclose)
-            door = await self._door(connection, instance, told, deadline)
+            door = await self._door(connection, instance, told)
             await stack.enter_async_context(door)
             return Ascent(instance, connection, door, stack.pop_all())
 
@@ -197,9 +197,7 @@ class Ascender:
             hint=f"ssh to {instance.address} once yourself, and compare its key",
         )
 
-    async def _door(
-        self, connection: Connection, instance: Instance, told: Told, deadline: float
-    ) -> MasterDoor:
+    async def _door(self, connection: Connection, instance: Instance, told: Told) -> MasterDoor:
         path = await connection.forward(instance.address, instance.service_port)
         name = client_name()
         secret = self._access.client_secret
@@ -216,7 +214,7 @@ class Ascender:
             async with door:
                 await self._refuse_while_busy(door, ours)
         told("dayfly to be installed on the master")
-        await self._install(connection, instance, deadline)
+        await self._install(connection, instance)
         return await MasterDoor.open(path, secret=secret, name=name)
 
     async def _refuse_while_busy(self, door: MasterDoor, ours: str) -> None:
@@ -228,9 +226,8 @@ class Ascender:
                 hint="wait for them, or dayfly job cancel JOB",
             )
 
-    async def _install(self, connection: Connection, instance: Instance, deadline: float) -> None:
+    async def _install(self, connection: Connection, instance: Instance) -> None:
         parts, compute = self._parts, self._parts.config.compute
-        left = max(1.0, deadline - parts.clock.monotonic())
         package = bootstrap.read_package()
         policy = parts.config.policy
         config = MasterConfig(
@@ -247,7 +244,7 @@ class Ascender:
             log_level=parts.config.dayfly.log_level,
         )
         arm = policy if self._consume else None
-        await provision.install_master(connection, config, package, timeout=left, arm=arm)
+        await provision.install_master(connection, config, package, arm=arm)
         if self._consume:
             processes = await worker_processes(parts, instance.instance_type)
             worker = WorkerConfig(
@@ -261,7 +258,7 @@ class Ascender:
                 policy=policy,
                 log_level=parts.config.dayfly.log_level,
             )
-            await provision.install_worker(connection, worker, package, timeout=left)
+            await provision.install_worker(connection, worker, package)
 
     async def _told_by_console(
         self, error: errors.DayflyError, instance: Instance

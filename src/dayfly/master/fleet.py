@@ -25,6 +25,8 @@ from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
 
+#: Seconds that an agent which was just started has at least, to call.
+CALL = 30.0
 #: Seconds that a worker whose connection broke may take to come back: its service restarts.
 COMEBACK = 5.0
 #: Seconds for a VM to power off when it is told to, and to be reached when it must be told.
@@ -169,6 +171,7 @@ class Fleet:
                 reached=partial(self._set_phase, member, "installing"),
                 deadline=deadline,
             )
+            deadline = max(deadline, self._clock.monotonic() + CALL)
             if not member.linked.is_set():
                 self._set_phase(member, "starting")
         if member.ready:

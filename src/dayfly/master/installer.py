@@ -94,10 +94,8 @@ class SshInstaller:
         try:
             reached()
             package = await asyncio.to_thread(self._package)
-            left = max(1.0, deadline - self._clock.monotonic())
-            await provision.install_worker(
-                connection, self._worker_config(instance, policy), package, timeout=left
-            )
+            config = self._worker_config(instance, policy)
+            await provision.install_worker(connection, config, package)
         finally:
             await connection.aclose()
 
