@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,9 +70,10 @@ async def test_the_hard_timeout_cuts_a_job_and_keeps_what_is_done(home: Home) ->
         time.sleep(seconds)
         return seconds
 
-    async with FunctionExecutor(config=home.config, progress=False) as ex:
+    keys: dict[str, Any] = {"config": home.config, "max_workers": 1, "progress": False}
+    async with FunctionExecutor(**keys) as ex:
         await ex.map(nap, [0.0] * 3)  # the machines are up: the timeout bounds the job alone
-    async with FunctionExecutor(config=home.config, hard_dismantle_timeout=4, progress=False) as ex:
+    async with FunctionExecutor(**keys, hard_dismantle_timeout=4) as ex:
         job = ex.map(nap, [0.0, 0.1, 300.0])
         with pytest.raises(dayfly.HardTimeoutError, match="hard_dismantle_timeout"):
             await job
