@@ -292,8 +292,7 @@ class Fleet:
     def job_over(self, job: str, pool: Pool) -> None:
         """A job is over: the workers that were made for it go with it, others are spare."""
         for member in list(self._members.values()):
-            if member.pool == pool and member.ready:
-                member.spare()
+            if member.pool == pool and member.ready and member.spare():
                 self._facts_changed(member)
             mine = member.pool == Pool(ExecMode.CREATE, job=job)
             if mine and member.policy.auto and not member.leaving:

@@ -36,7 +36,7 @@ class Installer(Protocol):
             instance: The VM.
             policy: Its own, until the master says otherwise.
             reached: Called when it has answered.
-            deadline: When to give up, in ``clock.monotonic()`` seconds.
+            deadline: When to give up reaching it, in ``clock.monotonic()`` seconds.
 
         Raises:
             ShellError: It could not be reached.

@@ -110,10 +110,16 @@ class Member:
         if not self.engaged:
             self.completed = self._clock.monotonic()
 
-    def spare(self) -> None:
-        """The job that it came for is over, and had no call for it: that counts as served."""
-        if not self.engaged and self.completed is None:
-            self.completed = self._clock.monotonic()
+    def spare(self) -> bool:
+        """The job that it came for is over, and had no call for it: that counts as served.
+
+        Returns:
+            Whether that moves its deadline; not when it has served, or is serving, a job.
+        """
+        if self.engaged or self.completed is not None:
+            return False
+        self.completed = self._clock.monotonic()
+        return True
 
     def kept(self, *, gone: bool = False) -> KeptInstance:
         """What the journal must remember of it."""

@@ -232,8 +232,6 @@ class Dispatcher:
         waiting = [(job, line) for job, line in self._lines.items() if line.waiting]
         served = {other.modules for other in self._hands.values()}
         stranded = [(job, line) for job, line in waiting if line.modules not in {"", *served}]
-        if stranded and hand.calls:
-            return []  # a runner runs dry before it may take up other modules
         fitting = [
             (job, line)
             for job, line in waiting
@@ -241,8 +239,10 @@ class Dispatcher:
         ]
         if not stranded and fitting:
             return self._give(runner, hand, *fitting[0])
+        if hand.calls:
+            return []  # a runner runs dry before it may take up other modules
         others = stranded or [each for each in waiting if self._worth_a_runner(each[1])]
-        if not others or hand.calls:
+        if not others:
             return []
         job, line = others[0]
         if not hand.modules:

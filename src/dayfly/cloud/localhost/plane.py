@@ -311,10 +311,11 @@ class Plane:
     def delete_ours(self) -> set[int]:
         """Kill what is left and delete our files; who could not be killed."""
         left = processes.exterminate(self._strays)
-        for record in self.records():
-            if _ours(record):
-                files.delete_tree(self._registry.layout(record.id).folder)
-        if not self._registry.ids():
+        others = {record.id for record in self.records() if not _ours(record)}
+        for instance_id in self._registry.ids():
+            if instance_id not in others:  # also what a killed launch left without a record
+                files.delete_tree(self._registry.layout(instance_id).folder)
+        if not others:
             files.delete_tree(self._directory / "instances")
             for name in ("faults.json", "lock"):
                 (self._directory / name).unlink(missing_ok=True)
