@@ -74,7 +74,7 @@ class Embedded:
         """Launch VMs; keyword arguments go into their user-data."""
         spec = InstanceSpec(
             role="worker",
-            instance_type="local.1",
+            instance_types=["local.1"],
             on_poweroff=on_poweroff,
             user_data=self.user_data(**more),
             tags={"Name": "guest"},

@@ -20,12 +20,18 @@ FLOORS = (
     {"client", "master", "worker"},
     {"parts", "provision", "wire"},
     {"cloud", "storage", "shell"},
-    {"config", "serialize", "modules", "blame", "bootstrap", "dismantle", "guest"},
+    {"aws"},
+    {"config", "serialize", "modules", "blame", "bootstrap", "cost", "dismantle", "guest"},
     {"model"},
     {"errors", "clock"},
 )
 #: Rooms of one floor that may look into each other, as (from, to).
-DOORS = {("serialize", "blame"), ("serialize", "modules"), ("blame", "modules")}
+DOORS = {
+    ("serialize", "blame"),
+    ("serialize", "modules"),
+    ("blame", "modules"),
+    ("cost", "dismantle"),
+}
 #: They hand out what lies below: the public names, and ``python -m dayfly``.
 ROOF = {"__init__", "__main__"}
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 CLASSES = {"FunctionExecutor", "Job", "LogLine", "Outcome", "Progress"}
 ERRORS = {
     "AccessDeniedError",
+    "ApiError",
     "AuthenticationError",
     "CallCancelledError",
     "CallCrashedError",
@@ -27,7 +28,9 @@ ERRORS = {
     "CloudError",
     "CommandError",
     "ConfigError",
+    "CostLimitError",
     "DayflyError",
+    "DeniedError",
     "HardTimeoutError",
     "HostKeyError",
     "InstanceNotFoundError",
@@ -116,6 +119,7 @@ def test_a_job_offers_these() -> None:
     assert public == {
         "as_completed",
         "cancel",
+        "cost",
         "done",
         "futures",
         "progress",

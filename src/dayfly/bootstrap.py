@@ -25,6 +25,9 @@ from dayfly.model import DismantlePolicy, MasterConfig, WorkerConfig
 
 Service = Literal["master", "worker"]
 
+#: Files of the package that only clients read: they stay where they are.
+CLIENT_ONLY = frozenset({"dayfly/cloud/ec2/catalogue.json"})
+
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
     """The dayfly that runs here, as it is installed on a VM.
@@ -51,9 +54,11 @@ def read_package() -> Package:
     """Read the package that this process runs; the same content has the same digest."""
     root = Path(__file__).parent
     files = {
-        path.relative_to(root.parent).as_posix(): path.read_bytes()
+        name: path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file()
+        and "__pycache__" not in path.parts
+        and (name := path.relative_to(root.parent).as_posix()) not in CLIENT_ONLY
     }
     digest = hashlib.sha256()
     for name, content in files.items():
@@ -163,6 +168,21 @@ StandardOutput=append:/tmp/dayfly/$service-service.log
 StandardError=append:/tmp/dayfly/$service-service.log
 """)  # noqa: E501
 
+# Who may log in to a worker, each time anew: the mark of an installation knows of no password.
+# The first of sshd's settings holds, and Ubuntu's images say "no" in 60-cloudimg-settings.conf.
+_LOGINS = """\
+reload_sshd() { sudo systemctl reload ssh || sudo systemctl reload sshd; }
+settings="$R/etc/ssh/sshd_config.d"
+if [ -e "$new/password" ]; then
+  sudo chpasswd <"$new/password"
+  sudo mkdir -p "$settings"
+  echo "PasswordAuthentication yes" | sudo tee "$settings/00-dayfly.conf" >/dev/null
+  reload_sshd
+elif sudo test -e "$settings/00-dayfly.conf"; then
+  sudo rm "$settings/00-dayfly.conf"
+  reload_sshd
+fi"""
+
 # One client at a time installs (two may come at once); a service that runs this very package
 # for this very cluster is left alone.
 _INSTALL = Template("""set -eu
@@ -177,6 +197,7 @@ trap 'rm -rf "$$new"' EXIT
 tar -xzf - -C "$$new"
 exec 9>"$$R/run/dayfly/install.lock"
 if command -v flock >/dev/null; then flock -w $timeout 9; fi
+$logins
 mark="$$R/etc/dayfly/$service.mark"
 if [ "$$(cat "$$mark" 2>/dev/null)" = "$mark" ] \
   && systemctl is-active --quiet dayfly-$service.service; then exit 0; fi
@@ -211,6 +232,7 @@ def installation(
     *,
     runtime: str,
     mark: str,
+    login: str = "",
     arm: DismantlePolicy | None = None,
     timeout: float = 60.0,
 ) -> Installation:
@@ -222,6 +244,7 @@ def installation(
         package: The dayfly to install.
         runtime: The interpreter for the service.
         mark: Two installations with the same mark are the same one.
+        login: ``user:password`` that a worker's sshd is to accept; empty: keys only.
         arm: Also arm the VM's own deadline, on a VM whose user-data is not ours.
         timeout: Seconds to wait for another client's installation.
     """
@@ -232,6 +255,7 @@ def installation(
         service=service,
         digest=package.digest,
         mark=f"{package.digest} {mark}",
+        logins=_LOGINS if service == "worker" else "",
         arm=arm_line,
         timeout=max(1, round(timeout)),
     )
@@ -239,6 +263,8 @@ def installation(
     files = {f"package/{name}": content for name, content in package.files.items()}
     files["config.json"] = msgspec.json.encode(config)
     files["unit"] = unit.encode()
+    if login:
+        files["password"] = f"{login}\n".encode()
     return Installation(service=service, script=script, stdin=_archive(files))
 
 

@@ -63,6 +63,12 @@ class SystemEntropy:
         return secrets.randbelow(1 << 53) / (1 << 53)
 
 
+def moment(clock: Clock, date: float) -> float:
+    """A date in the past, on ``clock.monotonic()``; one in the future is now."""
+    # A wall clock that was set back must not put the past into the future.
+    return clock.monotonic() - max(0.0, clock.now() - date)
+
+
 async def happens(event: asyncio.Event, by: float, clock: Clock) -> bool:
     """Wait for ``event`` until ``by``, in ``clock.monotonic()`` seconds; whether it was set."""
     if event.is_set():

@@ -8,7 +8,9 @@
     ├── SerializationError          a function, an item or an outcome that cannot be pickled
     ├── CloudError                  the cloud said no, or could not be asked
     │   ├── CapacityError           fewer instances than the minimum could be had
-    │   └── InstanceNotFoundError
+    │   ├── InstanceNotFoundError
+    │   └── ApiError                the cloud's API answered with an error code
+    │       └── DeniedError         the account lacks a permission
     ├── ShellError                  a VM could not be talked to
     │   ├── UnreachableError        SSH never answered within its deadline
     │   ├── HostKeyError            the VM that answered is not the one that was launched
@@ -23,6 +25,7 @@
     │   └── VersionMismatchError
     ├── JobError                    a whole job ended before all of its calls had an outcome
     │   ├── HardTimeoutError        cut by ``hard_dismantle_timeout``
+    │   ├── CostLimitError          cut by ``max_cost``
     │   ├── NoWorkersError          no worker could be had, or none is left
     │   └── JobCancelledError       cancelled by another program or terminal
     └── CallError                   one call failed, and not by an exception of its own
@@ -86,6 +89,29 @@ class InstanceNotFoundError(CloudError):
     """The cloud knows no such instance."""
 
 
+class ApiError(CloudError):
+    """The cloud's API answered with an error code.
+
+    Args:
+        what: See :class:`DayflyError`.
+        code: The cloud's own, such as ``InsufficientInstanceCapacity``.
+        status: Of the HTTP answer.
+        cause: See :class:`DayflyError`.
+        hint: See :class:`DayflyError`.
+    """
+
+    def __init__(
+        self, what: str, *, code: str, status: int = 400, cause: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what, cause=cause, hint=hint)
+        self.code = code
+        self.status = status
+
+
+class DeniedError(ApiError):
+    """The account lacks a permission."""
+
+
 class ShellError(DayflyError):
     """A VM could not be talked to."""
 
@@ -140,6 +166,10 @@ class JobError(DayflyError):
 
 class HardTimeoutError(JobError):
     """The job was cut by ``hard_dismantle_timeout``."""
+
+
+class CostLimitError(JobError):
+    """The job was cut by ``max_cost``."""
 
 
 class NoWorkersError(JobError):

@@ -55,33 +55,48 @@ class Tag(StrEnum):
     JOB = "dayfly:job"
     RUNTIME = "dayfly:runtime"
     PROCESSES = "dayfly:processes"
+    #: What kind of worker was asked for: types and processes, see :attr:`JobSpec.kind`.
+    KIND = "dayfly:kind"
+    #: The launch that made it (:meth:`dayfly.cloud.base.Cloud.launch`'s token).
+    LAUNCH = "dayfly:launch"
+    #: US dollars per hour, as estimated at its launch.
+    HOURLY = "dayfly:hourly"
     #: Seconds since the epoch; the sweep of any later client takes what is past it.
     EXPIRES_AT = "dayfly:expires-at"
 
 
 class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to launch. One spec describes every instance of one launch call.
+    """What to launch. One spec describes every instance of one launch.
 
     Attributes:
+        instance_types: In order of preference.
         on_poweroff: What a ``poweroff`` inside the VM does to it
             (EC2's ``InstanceInitiatedShutdownBehavior``).
         user_data: A ``#cloud-config`` document, run at boot.
+        tags: Of every instance, from birth.
+        type_tags: More tags, by instance type.
+        spot: Whether spot instances are wanted.
+        fallback: Whether on-demand ones will do where no spot instance can be had.
     """
 
     role: Role
-    instance_type: str
+    instance_types: list[str]
     on_poweroff: Literal["stop", "terminate"]
     user_data: str
     tags: dict[str, str]
+    type_tags: dict[str, dict[str, str]] = {}
     spot: bool = False
-    image: str = ""
+    fallback: bool = False
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """An instance as the cloud tells of it, at one moment.
 
     Attributes:
-        address: Where SSH and the master's service answer; empty while not yet known.
+        address: Where the client reaches it; empty while not yet known.
+        private_address: Where the cluster's other VMs reach it; empty where that is ``address``.
+        zone: The availability zone.
+        hourly: US dollars per hour, as estimated at its launch; ``None`` where nobody knows.
         state_reason: Why it left ``running``, in the cloud's words
             (``Server.SpotInstanceTermination``).
     """
@@ -92,10 +107,18 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     launched_at: float
     address: str = ""
+    private_address: str = ""
     ssh_port: int = 22
     service_port: int = 8080
+    zone: str = ""
     spot: bool = False
+    hourly: float | None = None
     state_reason: str = ""
+
+    @property
+    def inner_address(self) -> str:
+        """Where the cluster's other VMs reach it."""
+        return self.private_address or self.address
 
     @property
     def name(self) -> str:
@@ -200,23 +223,28 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         function: The function's name, for people.
         mode: By its definition in the configuration.
-        runtime: Which workers may serve it (with ``instance_type``).
-        processes: Parallel processes per worker.
+        runtime: Which workers may serve it (with ``kind``).
+        instance_types: Of its workers, in order of preference.
+        kind: The workers that may serve it, in words: ``t3.medium x 2 + m5.large x 2``, each
+            type with its parallel processes.
+        processes: Parallel processes per worker of the preferred type.
         wanted: Workers that the client means to have for it.
         timeout: Seconds that one call may run; ``None`` for no limit of its own.
         chunksize: Calls handed out together; 0 lets the master size the ranges.
         environment: ``extra_env`` of the map.
         reserved: Names of the reserved parameters that the function takes (``id``, ``storage``).
         client: Who submitted it: ``user@host pid``.
+        max_cost: US dollars that its VMs may cost; ``None`` for no limit.
     """
 
     id: str
     function: str
     mode: ExecMode
     runtime: str
-    instance_type: str
+    instance_types: list[str]
     processes: int
     wanted: int
+    kind: str = ""
     policy: DismantlePolicy
     submitted_at: float
     timeout: float | None = None
@@ -224,6 +252,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     reserved: list[str] = []
     client: str = ""
+    max_cost: float | None = None
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +260,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         total: Calls in all; ``None`` while the items are still being read.
+        cost: US dollars of its VMs, so far or at its end; ``None`` where no price is known.
     """
 
     id: str
@@ -243,6 +273,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     state: JobState
     reason: str = ""
     client: str = ""
+    cost: float | None = None
 
 
 class JobRecord(JobRow, frozen=True, kw_only=True):
@@ -275,8 +306,21 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     state: InstanceState
     phase: str = ""
     running: int = 0
+    kind: str = ""
     dismantle_in: float | None = None
     dismantle_why: str = ""
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance costs.
+
+    Attributes:
+        hourly: US dollars; ``None`` where nobody knows.
+        source: Where that is from, and of which date.
+    """
+
+    hourly: float | None
+    source: str
 
 
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,11 +329,13 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: ``localhost`` or ``aws_s3``.
         location: A directory, or a bucket.
+        account: Who must own the bucket; empty: not checked.
     """
 
     kind: str
     location: str
     region: str = ""
+    account: str = ""
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,6 +369,7 @@ class MasterConfig(msgspec.Struct, frozen=True, kw_only=True):
         package: Digest of the dayfly that is installed.
         host: The address to listen at.
         policy: The master's own, until a job brings another.
+        ssh_password: Of the account on the workers; empty: they take keys only.
     """
 
     instance: Instance
@@ -335,6 +382,7 @@ class MasterConfig(msgspec.Struct, frozen=True, kw_only=True):
     storage: StorageConfig
     policy: DismantlePolicy
     start_timeout: float
+    ssh_password: str = ""
     log_level: str = "info"
 
 

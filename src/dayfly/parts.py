@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
-from dayfly.errors import ConfigError
 from dayfly.model import StorageConfig
 from dayfly.shell.base import Shell
 from dayfly.storage.base import Storage
+from dayfly.storage.notes import StorageNotes
+
+if TYPE_CHECKING:
+    from dayfly.aws.session import Aws
 
 
 @dataclass(frozen=True)
 class Parts:
-    """All that the client side works with; whoever opened it closes it."""
+    """All that the client side works with; whoever opened it closes it.
+
+    Attributes:
+        aws: The account that cloud and storage share, if either is AWS's.
+    """
 
     config: Config
     cloud: Cloud
@@ -24,6 +34,7 @@ class Parts:
     shell: Shell
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
+    aws: Aws | None = None
 
     async def __aenter__(self) -> Parts:
         return self
@@ -34,59 +45,87 @@ class Parts:
     async def aclose(self) -> None:
         """Let go of connections."""
         await self.storage.aclose()
+        await self.cloud.aclose()
+        if self.aws is not None:
+            await self.aws.aclose()
 
 
 def open_parts(config: Config) -> Parts:
-    """Make the parts that a configuration names.
-
-    Raises:
-        ConfigError: This version has no adapter for it.
-    """
+    """Make the parts that a configuration names; nothing is connected yet."""
+    aws = _open_aws(config)
+    storage = open_storage(config.storage_config, aws)
     return Parts(
         config=config,
-        cloud=open_cloud(config),
-        storage=open_storage(config.storage_config),
+        cloud=_open_cloud(config, storage, aws),
+        storage=storage,
         shell=open_shell(),
+        aws=aws,
     )
 
 
-def open_cloud(config: Config) -> Cloud:
-    """Make the backend.
+def open_storage(config: StorageConfig, aws: Aws | None = None) -> Storage:
+    """Open a storage.
 
-    Raises:
-        ConfigError: This version has no adapter for it.
-    """
-    if config.dayfly.backend == "localhost":
-        from dayfly.cloud.localhost import LocalhostCloud
-
-        section = config.localhost
-        return LocalhostCloud(
-            Path(section.directory).expanduser(),
-            boot_time=section.boot_time,
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-        )
-    raise ConfigError(
-        f"the backend {config.dayfly.backend!r} is not in this version",
-        cause="only the embedded cloud is: backend: localhost",
-        hint="dayfly hello -b localhost",
-    )
-
-
-def open_storage(config: StorageConfig) -> Storage:
-    """Open a storage, on the client or on a VM.
-
-    Raises:
-        ConfigError: This version has no adapter for it.
+    Args:
+        config: Which one.
+        aws: The account, on the client; a VM opens one of its own, by its role.
     """
     if config.kind == "localhost":
         from dayfly.storage.directory import DirectoryStorage
 
         return DirectoryStorage(Path(config.location))
-    raise ConfigError(
-        f"the storage {config.kind!r} is not in this version",
-        cause="only directories are: storage: localhost",
-        hint="dayfly hello -s localhost",
+    from dayfly.aws.session import Aws
+    from dayfly.storage.s3 import S3Storage
+
+    return S3Storage(
+        aws or Aws(config.region),
+        config.location,
+        account=config.account,
+        region=config.region,
+        owns=aws is None,
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+    )
+
+
+def _open_aws(config: Config) -> Aws | None:
+    if config.dayfly.backend != "aws_ec2" and config.dayfly.storage != "aws_s3":
+        return None
+    from dayfly.aws.session import Aws, Credentials
+
+    keys = config.aws
+    return Aws(
+        config.aws_ec2.region or config.aws_s3.region,
+        Credentials(
+            access_key_id=keys.access_key_id,
+            secret_access_key=keys.secret_access_key,
+            session_token=keys.session_token,
+        ),
+        account_id=keys.account_id,
+    )
+
+
+def _open_cloud(config: Config, storage: Storage, aws: Aws | None) -> Cloud:
+    clock, entropy = SystemClock(), SystemEntropy()
+    if aws is not None and config.dayfly.backend == "aws_ec2":
+        from dayfly.cloud.ec2 import Ec2Cloud
+
+        return Ec2Cloud(
+            config.aws_ec2,
+            aws,
+            StorageNotes(storage),
+            clock=clock,
+            entropy=entropy,
+            caller=f"{getpass.getuser()}@{socket.gethostname()}",
+        )
+    from dayfly.cloud.localhost import LocalhostCloud
+
+    section = config.localhost
+    return LocalhostCloud(
+        Path(section.directory).expanduser(),
+        boot_time=section.boot_time,
+        clock=clock,
+        entropy=entropy,
     )
 
 

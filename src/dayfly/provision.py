@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 from dayfly import bootstrap
 from dayfly.clock import Clock, Entropy
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
@@ -16,14 +18,20 @@ INSTALL = 60.0
 BACKOFF = (0.04, 1.4, 1.0)
 
 
-def target_of(instance: Instance, access: Access, username: str) -> Target:
+def target_of(instance: Instance, access: Access, username: str, *, inside: bool = False) -> Target:
     """How to reach an instance that the cluster launched, and how to know it.
 
     Its host key is signed by the cluster for its role, so a worker cannot pass for the master.
+
+    Args:
+        instance: Which one.
+        access: The cluster's keys.
+        username: The account on it.
+        inside: Whether it is another VM of the cluster that wants to reach it.
     """
     return Target(
         name=f"{instance.name} ({instance.id})",
-        address=instance.address,
+        address=instance.inner_address if inside else instance.address,
         port=instance.ssh_port,
         username=username,
         alias=instance.tags.get(Tag.ROLE, "worker"),
@@ -96,7 +104,7 @@ async def install_master(
         config,
         package,
         runtime=config.runtime,
-        mark=f"{config.access.serial} {config.host}:{config.port}",
+        mark=f"{config.access.serial} {config.host}:{config.port} {_trace(config)}",
         arm=arm,
         timeout=timeout,
     )
@@ -108,6 +116,7 @@ async def install_worker(
     config: WorkerConfig,
     package: bootstrap.Package,
     *,
+    login: str = "",
     timeout: float = INSTALL,
 ) -> None:
     """Install and start a worker's agent; returns when it is up.
@@ -116,6 +125,7 @@ async def install_worker(
         connection: To the VM.
         config: For the agent.
         package: The dayfly to install.
+        login: ``user:password`` by which sshd lets in too; empty: by key only.
         timeout: Seconds for all of it.
 
     Raises:
@@ -127,9 +137,16 @@ async def install_worker(
         package,
         runtime=config.runtime,
         mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes}",
+        login=login,
         timeout=timeout,
     )
     await _install(connection, plan, config.instance, timeout)
+
+
+def _trace(config: MasterConfig) -> str:
+    """What tells another password, and nothing of it to whoever lacks the cluster's secret."""
+    key, password = config.access.client_secret, config.ssh_password
+    return hmac.new(key.encode(), password.encode(), "sha256").hexdigest()[:16]
 
 
 async def _install(

@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 
 from dayfly import FunctionExecutor
+from tests.aws.fixtures import aws
+from tests.aws.machine_fixtures import machines
 from tests.conftest import processes_of, purge
+
+__all__ = ["aws", "machines"]
 
 Launcher = Callable[..., FunctionExecutor]
 

@@ -19,7 +19,7 @@ from dayfly import FunctionExecutor
 from dayfly.cloud.localhost import Faults, LocalhostCloud
 from dayfly.config import load
 from dayfly.model import Instance, InstanceState, Tag
-from dayfly.parts import open_cloud
+from dayfly.parts import open_parts
 from tests.acceptance.conftest import eventually
 from tests.conftest import Home, processes_of
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def cloud_of(home: Home) -> LocalhostCloud:
-    cloud = open_cloud(load(home.config))
+    cloud = open_parts(load(home.config)).cloud
     assert isinstance(cloud, LocalhostCloud)
     return cloud
 

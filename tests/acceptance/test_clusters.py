@@ -40,7 +40,7 @@ async def test_a_later_client_sweeps_what_is_past_its_expiry(home: Home) -> None
             }
             spec = InstanceSpec(
                 role="worker",
-                instance_type="local.1",
+                instance_types=["local.1"],
                 on_poweroff="terminate",
                 user_data="#cloud-config\n{}\n",
                 tags={key.value: value for key, value in tags.items()},

@@ -60,7 +60,7 @@ async def users_own_vm(home: Home, *, stopped: bool) -> str:
         launch = await parts.cloud.launch(
             InstanceSpec(
                 role="worker",
-                instance_type="local.2",
+                instance_types=["local.2"],
                 on_poweroff="stop",
                 user_data=f'#cloud-config\nssh_authorized_keys: ["{public}"]\n',
                 tags={"Name": "mine"},

@@ -18,7 +18,7 @@ import dayfly
 from dayfly import FunctionExecutor
 from dayfly.config import load
 from dayfly.model import InstanceState, Tag
-from dayfly.parts import open_cloud
+from dayfly.parts import open_parts
 from tests.acceptance.conftest import eventually
 from tests.conftest import Home, processes_of
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(120)
 
 async def states(home: Home) -> dict[str, list[InstanceState]]:
     found: dict[str, list[InstanceState]] = {"master": [], "worker": []}
-    for instance in await open_cloud(load(home.config)).list():
+    for instance in await open_parts(load(home.config)).cloud.list():
         found[instance.tags[Tag.ROLE]].append(instance.state)
     return found
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dayfly.cloud.base import Cloud
+from tests.aws.fixtures import aws  # noqa: F401  # a fixture
+from tests.contract.forms import Form, aws_ec2, localhost
 from tests.embedded import Embedded, embedded_cloud
 
 
@@ -17,6 +19,17 @@ async def embedded(own_home: Path) -> AsyncIterator[Embedded]:
         yield embedded
 
 
-@pytest.fixture(params=["localhost"])
-def cloud(request: pytest.FixtureRequest, embedded: Embedded) -> Cloud:
-    return {"localhost": embedded.cloud}[request.param]
+@pytest.fixture(params=["localhost", "aws_ec2"])
+async def form(request: pytest.FixtureRequest, own_home: Path) -> AsyncIterator[Form]:
+    """A cloud, and what differs between its forms."""
+    if request.param == "localhost":
+        made = localhost(own_home / "cloud")
+    else:
+        made = aws_ec2(request.getfixturevalue("aws"))
+    async with made as form:
+        yield form
+
+
+@pytest.fixture
+def cloud(form: Form) -> Cloud:
+    return form.cloud

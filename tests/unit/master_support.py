@@ -147,6 +147,7 @@ def instance(
         Tag.MODE.value: mode.value,
         Tag.RUNTIME.value: "python3",
         Tag.PROCESSES.value: str(processes),
+        Tag.KIND.value: f"t2.medium x {processes}",
     }
     return Instance(
         id=name,
@@ -172,7 +173,8 @@ def spec(
         function="double",
         mode=mode,
         runtime="python3",
-        instance_type="t2.medium",
+        instance_types=["t2.medium"],
+        kind=f"t2.medium x {processes}",
         processes=processes,
         wanted=wanted,
         policy=policy,

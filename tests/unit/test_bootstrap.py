@@ -62,6 +62,14 @@ def test_the_package_that_is_shipped_is_the_one_that_runs_here() -> None:
     assert not any("__pycache__" in name for name in package.files)
 
 
+def test_what_only_clients_read_does_not_travel_to_the_vms() -> None:
+    here = Path(bootstrap.__file__).parents[1]
+    for name in bootstrap.CLIENT_ONLY:
+        assert (here / name).is_file()
+        assert name not in bootstrap.read_package().files
+    assert {name.rpartition(".")[2] for name in bootstrap.read_package().files} == {"py", "typed"}
+
+
 @pytest.fixture
 def vm(tmp_path: Path) -> dict[str, str]:
     """An environment in which ``systemctl`` and ``sudo`` write down what they are told."""
@@ -115,6 +123,69 @@ def test_a_service_that_runs_this_very_package_is_left_alone(vm: dict[str, str])
     assert told(vm)[len(before) :] == ["is-active --quiet dayfly-worker.service"]
     left = [p.name for p in (Path(vm["DAYFLY_ROOT"]) / "opt/dayfly").iterdir()]
     assert left == [bootstrap.read_package().digest]
+
+
+def worker(login: str = "") -> bootstrap.Installation:
+    package = bootstrap.read_package()
+    return bootstrap.installation(
+        "worker", CONFIG, package, runtime="python3", mark="m", login=login
+    )
+
+
+def test_a_password_travels_on_standard_input_only() -> None:
+    plan = worker("ubuntu:open: sesame")
+    assert plan.script == worker().script, "it tells not even whether there is one"
+    with tarfile.open(fileobj=io.BytesIO(plan.stdin)) as tar:
+        password = tar.extractfile("password")
+        assert password is not None
+        assert password.read() == b"ubuntu:open: sesame\n"
+        assert tar.getmember("password").mode == 0o600
+
+
+def test_sshd_of_a_worker_accepts_the_password_of_its_last_installation(
+    vm: dict[str, str],
+) -> None:
+    root = Path(vm["DAYFLY_ROOT"])
+    chpasswd = root / "usr/bin/chpasswd"
+    chpasswd.write_text('#!/bin/sh\ncat >>"$DAYFLY_ROOT/given"\n')
+    chpasswd.chmod(0o755)
+    settings = root / "etc/ssh/sshd_config.d/00-dayfly.conf"
+
+    sh(worker().script, vm, worker().stdin)
+    assert not settings.exists()
+    assert not [line for line in told(vm) if line.startswith("reload")]
+
+    (root / "usr/bin/systemctl").write_text('#!/bin/sh\necho "$@" >>"$DAYFLY_ROOT/told"\n')
+    for login in ("ubuntu:one", "ubuntu:two"):
+        sh(worker().script, vm, worker(login).stdin)
+        assert settings.read_text() == "PasswordAuthentication yes\n"
+        assert told(vm)[-2:] == ["reload ssh", "is-active --quiet dayfly-worker.service"]
+    assert (root / "given").read_text() == "ubuntu:one\nubuntu:two\n"
+
+    sh(worker().script, vm, worker().stdin)
+    assert not settings.exists()
+    assert told(vm)[-2] == "reload ssh"
+    holders = [p for p in root.rglob("*") if p.is_file() and b"ubuntu:" in p.read_bytes()]
+    assert holders == [root / "given"]
+
+
+def test_sshd_has_another_name_elsewhere(vm: dict[str, str]) -> None:
+    root = Path(vm["DAYFLY_ROOT"])
+    for name, body in {
+        "chpasswd": "cat >/dev/null",
+        "systemctl": 'echo "$@" >>"$DAYFLY_ROOT/told"; [ "$2" != ssh ]',
+    }.items():
+        (root / "usr/bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (root / "usr/bin" / name).chmod(0o755)
+    sh(worker().script, vm, worker("ec2-user:one").stdin)
+    assert told(vm)[:2] == ["reload ssh", "reload sshd"]
+
+
+def test_the_master_lets_nobody_in_by_password(vm: dict[str, str]) -> None:
+    plan = bootstrap.installation(
+        "master", CONFIG, bootstrap.read_package(), runtime="python3", mark="m"
+    )
+    assert "chpasswd" not in plan.script
 
 
 @pytest.mark.parametrize(

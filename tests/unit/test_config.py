@@ -195,6 +195,8 @@ def test_secrets_are_never_shown() -> None:
     assert "hush" not in repr(config)
     assert "hush" not in refusal("aws: {secret_access_key: [hush]}")
     assert "hush" not in refusal("aws:\n  secret_access_key: 'hush\n")
+    assert "hush" not in repr(load(ssh_password="hush"))
+    assert "hush" not in refusal("localhost: {ssh_password: [hush]}")
 
 
 # -- what is refused --
@@ -277,7 +279,7 @@ def test_a_mistyped_keyword_is_refused_like_a_key() -> None:
 def test_consume_needs_the_vm_to_consume() -> None:
     assert "instance_id: is mandatory with exec_mode: consume" in refusal("", exec_mode="consume")
     assert load(environ={}, exec_mode="consume", instance_id="i-1").compute.instance_id == "i-1"
-    consumed = {**EC2, "aws_ec2": {"exec_mode": "consume", "instance_id": "i-1"}}
+    consumed = {**EC2, "aws_ec2": {"exec_mode": "consume", "instance_id": "i-01234567"}}
     assert load(consumed).aws_ec2.instance_role == ""
 
 
@@ -293,6 +295,75 @@ def test_a_role_is_given_by_its_name() -> None:
         load(EC2, instance_role="arn:aws:iam::123456789012:instance-profile/worker")
 
 
+def test_what_aws_could_never_take_is_refused_at_once_and_together() -> None:
+    wrong: dict[str, Any] = {
+        "vpc_id": "vpc-1",
+        "subnet_id": ["subnet-01234567", "subnet-xyz"],
+        "security_group_id": "sg_01234567",
+        "target_ami": "ubuntu",
+        "instance_id": "01234567",
+        "subnet_cidr_block": "10.0.0.0/8",
+        "ssh_cidr": ["203.0.113.7/24", "everywhere"],
+        "worker_instance_type": ["t3.large", "m5.large", "t3.large"],
+        "ebs_volumes": [
+            {"device_name": "/dev/sdf", "ebs": {"volume_size": "100", "size": 3}},
+            {"device_name": "/dev/sdf", "Ebs": {}},
+            {"ebs": {"volume_type": "gp9", "iops": 0}},
+            {"device_name": "/dev/sdg", "ebs": 7},
+        ],
+    }
+    with pytest.raises(ConfigError) as caught:
+        load({**EC2, "aws_s3": {"storage_bucket": "My.Bucket"}}, **wrong)
+    told = str(caught.value)
+    assert told.startswith("19 problems in the configuration:")
+    for part in (
+        "[aws_s3] storage_bucket: 'My.Bucket' is not the name of a bucket",
+        "[aws_ec2] vpc_id: 'vpc-1' is not an id such as vpc-0123456789abcdef0",
+        "[aws_ec2] subnet_id: 'subnet-xyz' is not an id",
+        "[aws_ec2] security_group_id: 'sg_01234567'",
+        "[aws_ec2] target_ami: 'ubuntu'",
+        "[aws_ec2] instance_id: '01234567'",
+        "subnet_cidr_block: '10.0.0.0/8' is not an IPv4 block from /16 to /28",
+        "ssh_cidr: '203.0.113.7/24' is an address within a block; '203.0.113.0/24' is the block",
+        "ssh_cidr: 'everywhere' is not a block of addresses",
+        "ssh_cidr: has no meaning beside security_group_id",
+        "volume 1: ebs.volume_size: '100' is not allowed; it takes a whole number",
+        "volume 1: ebs has no key 'size'; it has volume_size, volume_type",
+        "volume 2: there is no key 'Ebs'; it has device_name, ebs",
+        "volume 2: device_name /dev/sdf is given twice",
+        "volume 3: device_name is missing",
+        "volume 3: ebs.volume_type: 'gp9' is none of gp3, gp2",
+        "volume 3: ebs.iops: 0 is not allowed",
+        "volume 4: ebs takes a mapping",
+        "worker_instance_type: t3.large is given twice",
+    ):
+        assert part in told, part
+
+
+def test_what_aws_could_take_is_not_refused() -> None:
+    right: dict[str, Any] = {
+        "vpc_id": "vpc-01234567",
+        "subnet_id": ["subnet-0123456789abcdef0", "subnet-01234567"],
+        "target_ami": "ami-0123456789abcdef0",
+        "subnet_cidr_block": "10.0.1.0/24",
+        "ssh_cidr": ["203.0.113.7", "203.0.113.0/24", "2001:db8::/48", "0.0.0.0/0"],
+        "ebs_volumes": [
+            {"device_name": "/dev/sda1", "ebs": {"volume_size": 30, "encrypted": True}},
+            {"device_name": "/dev/sdb", "virtual_name": "ephemeral0"},
+        ],
+    }
+    load({**EC2, "aws_s3": {"storage_bucket": "dayfly-123456789012.us-east-1"}}, **right)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ab", "a" * 64, "-abc", "abc-", "a..b", "10.0.0.1", "xn--abc", "abc-s3alias", "a_c", "UP"],
+)
+def test_a_bucket_that_s3_would_not_take_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not the name of a bucket"):
+        load({**EC2, "aws_s3": {"storage_bucket": name}})
+
+
 def test_vms_on_ec2_cannot_reach_a_directory_here() -> None:
     with pytest.raises(ConfigError, match="a directory of this machine"):
         load(EC2, storage="localhost")
@@ -304,6 +375,21 @@ def test_s3_needs_a_region() -> None:
 
 def test_keys_of_an_account_come_in_pairs() -> None:
     assert "[aws] secret_access_key: is missing" in refusal("aws: {access_key_id: AKIA1}")
+
+
+@pytest.mark.parametrize("password", ["hush\nroot:hush", "hüsh", "hush\0", "hush" * 32])
+def test_a_password_is_one_line_that_every_ssh_client_sends_alike(password: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(ssh_password=password)
+    assert "[localhost] ssh_password: takes up to 127 printable ASCII" in str(caught.value)
+    assert password not in str(caught.value)
+    assert load(ssh_password='it\'s: "hush" ').localhost.ssh_password.endswith('" ')
+
+
+def test_a_password_for_a_vm_that_is_only_consumed_is_warned_of() -> None:
+    (warning,) = load(exec_mode="consume", instance_id="i-1", ssh_password="hush").warnings
+    assert "ssh_password has no meaning with exec_mode: consume" in warning
+    assert "hush" not in warning
 
 
 def test_timers_that_are_off_are_warned_of() -> None:

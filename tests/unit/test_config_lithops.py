@@ -25,7 +25,7 @@ aws:
 
 aws_ec2:
     iam_role: ec2LithopsInstanceRole
-    public_subnet_id: subnet-1
+    public_subnet_id: subnet-01234567
     public_subnet_cidr_block: 10.0.2.0/24
     exec_mode: create
     worker_processes: AUTO
@@ -56,7 +56,7 @@ def test_it_means_the_same_here() -> None:
     assert config.aws.account_id == "123456789012"
     ec2 = config.aws_ec2
     assert (ec2.instance_role, ec2.region) == ("ec2LithopsInstanceRole", "us-east-1")
-    assert (ec2.subnet_id, ec2.subnet_cidr_block) == ("subnet-1", "10.0.2.0/24")
+    assert (ec2.subnet_id, ec2.subnet_cidr_block) == ("subnet-01234567", "10.0.2.0/24")
     assert ec2.exec_mode is ExecMode.CREATE
     assert ec2.extra_apt_packages == ("git", "curl")
     assert ec2.ebs_volumes == ({"device_name": "/dev/xvda", "ebs": {"volume_size": 100}},)

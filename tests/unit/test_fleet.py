@@ -34,7 +34,9 @@ class Listener:
     def worker_lost(self, worker: str, reason: str) -> None:
         self.lost[worker] = reason
 
-    def notice(self, level: str, text: str, pool: Pool) -> None:
+    def notice(
+        self, level: str, text: str, pool: Pool, *, lost: str = "", silent: bool = False
+    ) -> None:
         self.notices.append(text)
 
     def keep(self, kept: KeptInstance) -> None:

@@ -27,7 +27,7 @@ async def embedded(own_home: Path) -> AsyncIterator[Embedded]:
 async def launch(embedded: Embedded, count: int, *, minimum: int = 1, name: str = "t") -> Launch:
     spec = InstanceSpec(
         role="worker",
-        instance_type="local.1",
+        instance_types=["local.1"],
         on_poweroff="stop",
         user_data=embedded.user_data(),
         tags={},

@@ -209,7 +209,7 @@ async def test_a_vm_outlives_the_program_that_launched_it_and_no_zombie_is_left(
         "from dayfly.model import InstanceSpec\n"
         "cloud = LocalhostCloud(pathlib.Path(sys.argv[1]), clock=SystemClock(),"
         " entropy=SystemEntropy())\n"
-        "spec = InstanceSpec(role='worker', instance_type='local.1', on_poweroff='terminate',"
+        "spec = InstanceSpec(role='worker', instance_types=['local.1'], on_poweroff='terminate',"
         " user_data=sys.argv[2], tags={'Name': 'x'})\n"
         "print(asyncio.run(cloud.launch(spec, 1, token='t')).instances[0].id)\n"
     )

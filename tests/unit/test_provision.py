@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dayfly import provision
+from dayfly import bootstrap, provision
 from dayfly.errors import HostKeyError, UnreachableError
 from dayfly.shell.base import CommandResult, Connection, Target
+from tests.unit.master_support import master_config
 
 TARGET = Target(
     name="w (i-1)",
@@ -96,6 +98,31 @@ async def test_a_vm_that_never_answers_is_named_with_the_cause() -> None:
     assert "connection refused" in str(caught.value)
     assert "start_timeout" in caught.value.hint
     assert clock.time <= 160.0
+
+
+class Told(Open):
+    """A connection that remembers what was to be run."""
+
+    def __init__(self) -> None:
+        self.scripts: list[str] = []
+
+    async def run(
+        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+    ) -> CommandResult:
+        self.scripts.append(command)
+        return await super().run(command)
+
+
+async def test_a_master_with_another_password_is_another_installation(tmp_path: Path) -> None:
+    connection, package = Told(), bootstrap.Package(digest="d", files={})
+    plain = master_config(tmp_path)
+    changed = msgspec.structs.replace(plain, ssh_password="hush")
+    for config in (plain, changed, changed):
+        await provision.install_master(connection, config, package)
+    before, after, again = connection.scripts
+    assert before != after
+    assert after == again
+    assert "hush" not in after
 
 
 async def test_a_wrong_host_key_is_not_tried_again() -> None:

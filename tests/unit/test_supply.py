@@ -14,7 +14,8 @@ def spec(count: int, mode: ExecMode = ExecMode.REUSE) -> JobSpec:
         function="f",
         mode=mode,
         runtime="python3",
-        instance_type="local.2",
+        instance_types=["local.2"],
+        kind="local.2 x 2",
         processes=2,
         wanted=count,
         policy=DismantlePolicy(),
@@ -22,12 +23,13 @@ def spec(count: int, mode: ExecMode = ExecMode.REUSE) -> JobSpec:
     )
 
 
-def worker(phase: str, *, runtime: str = "python3", kind: str = "local.2") -> WorkerRow:
+def worker(phase: str, *, runtime: str = "python3", kind: str = "local.2 x 2") -> WorkerRow:
     return WorkerRow(
         name="w",
         instance="i",
         role="worker",
-        instance_type=kind,
+        instance_type="local.2",
+        kind=kind,
         processes=2,
         runtime=runtime,
         mode="reuse",

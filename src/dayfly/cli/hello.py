@@ -12,6 +12,7 @@ import click
 
 from dayfly.cli import show
 from dayfly.cli.options import Place, placed
+from dayfly.cost import dollars
 from dayfly.errors import DayflyError
 from dayfly.model import UP, WorkerRow
 
@@ -48,30 +49,26 @@ async def _hello(place: Place, count: int | None, began: float) -> None:
     from dayfly.parts import open_parts
 
     config = place.load()
-    parts = open_parts(config)
-    watch = Stopwatch(open_session(parts), parts.clock)
-    executor = FunctionExecutor(
-        config_file=place.config_file,
-        backend=place.backend,
-        storage=place.storage,
-        session=watch,
-    )
-    imported = perf_counter() - began
-    async with executor:
-        watch.lap("pickling the function")
-        if count is None:
-            answers = [await executor.submit(greeter(), getpass.getuser())]
-            expected = [f"Hello, {getpass.getuser()}!"]
-        else:
-            answers = await executor.map(greeter(), [str(number) for number in range(count)])
-            expected = [f"Hello, {number}!" for number in range(count)]
-        watch.lap("leaving")
-    watch.lap("end")
-    check(answers, expected)
-    _print_answers(answers)
-    _print_laps([Lap("imports and configuration", imported), *watch.laps])
     async with open_parts(config) as parts:
-        _print_running(config, await worker_rows(parts))
+        watch = Stopwatch(open_session(parts), parts.clock)
+        executor = FunctionExecutor(
+            config_file=place.config_file,
+            backend=place.backend,
+            storage=place.storage,
+            session=watch,
+        )
+        imported = perf_counter() - began
+        async with executor:
+            watch.lap("pickling the function")
+            names = [getpass.getuser()] if count is None else [str(n) for n in range(count)]
+            job = executor.map(greeter(), names)
+            answers = await job
+            watch.lap("leaving")
+        watch.lap("end")
+        check(answers, [f"Hello, {name}!" for name in names])
+        _print_answers(answers)
+        _print_laps([Lap("imports and configuration", imported), *watch.laps])
+        _print_running(config, await worker_rows(parts), job.cost)
 
 
 def greeter() -> Callable[[str], dict[str, Any]]:
@@ -130,13 +127,17 @@ def _print_laps(laps: list[Lap]) -> None:
         click.echo(f"  {what.ljust(width)}  {seconds:7.3f} s")
 
 
-def _print_running(config: Config, rows: list[WorkerRow]) -> None:
+def _print_running(config: Config, rows: list[WorkerRow], cost: float | None) -> None:
     up = [row for row in rows if row.state in UP]
     click.echo(f"\nstill running: {_count(len(up), 'VM', 's')}")
     if up:
         show.table(COLUMNS, map(cells, up))
     if config.dayfly.backend == "localhost":
         click.echo("cost: nothing, the VMs are processes on this machine")
+    elif cost is None:
+        click.echo("cost: no price of these VMs is known")
+    else:
+        click.echo(f"cost: {dollars(cost)} so far, by the estimated prices of the VMs")
     click.echo("to end them now: dayfly clean --all")
 
 

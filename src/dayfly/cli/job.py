@@ -9,12 +9,23 @@ import click
 
 from dayfly.cli import show
 from dayfly.cli.options import Place, placed
+from dayfly.cost import dollars
 from dayfly.model import JobRow, JobState
 
 if TYPE_CHECKING:
     from dayfly.wire.client import MasterDoor
 
-COLUMNS = ("id", "function", "submitted", "workers", "done/total", "failed", "state", "reason")
+COLUMNS = (
+    "id",
+    "function",
+    "submitted",
+    "workers",
+    "done/total",
+    "failed",
+    "cost",
+    "state",
+    "reason",
+)
 
 
 @click.group()
@@ -52,6 +63,7 @@ def cells(row: JobRow) -> list[str]:
         str(row.workers),
         f"{row.done}/{total}",
         str(row.failed) if row.failed else "",
+        dollars(row.cost) if row.cost else "",
         row.state,
         " ".join(row.reason.split()),
     ]

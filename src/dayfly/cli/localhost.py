@@ -69,7 +69,7 @@ def own_vm(public_key: str, instance_type: str, name: str) -> InstanceSpec:
     """A VM that is not dayfly's: no tag says so, and ``poweroff`` in it stops it."""
     return InstanceSpec(
         role="worker",
-        instance_type=instance_type,
+        instance_types=[instance_type],
         on_poweroff="stop",
         user_data="#cloud-config\n" + json.dumps({"ssh_authorized_keys": [public_key]}),
         tags={Tag.NAME: name},

@@ -11,6 +11,7 @@ import click
 
 from dayfly.cli.attach import attach
 from dayfly.cli.clean import clean
+from dayfly.cli.doctor import doctor
 from dayfly.cli.hello import hello
 from dayfly.cli.job import job
 from dayfly.cli.localhost import localhost
@@ -58,7 +59,7 @@ def dayfly(ctx: click.Context, config_file: str | None) -> None:
     ctx.obj = config_file
 
 
-for command in (hello, worker, job, logs, attach, clean, storage, localhost):
+for command in (hello, doctor, worker, job, logs, attach, clean, storage, localhost):
     dayfly.add_command(command)
 
 

@@ -84,6 +84,7 @@ def row_of(instance: Instance, now: float) -> WorkerRow:
         runtime=tags.get(Tag.RUNTIME, ""),
         mode=tags.get(Tag.MODE, ""),
         state=instance.state,
+        kind=tags.get(Tag.KIND, ""),
         dismantle_in=max(0.0, expires - EXPIRY_SLACK - now) if bounded else None,
         dismantle_why="hard" if bounded else "",
     )

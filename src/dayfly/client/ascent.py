@@ -21,6 +21,7 @@ import msgspec
 from dayfly import bootstrap, errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
+from dayfly.cloud.base import Cloud
 from dayfly.model import (
     UP,
     Access,
@@ -61,12 +62,13 @@ def client_name() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
 
 
-def cluster_key(parts: Parts) -> str:
+def cluster_key(parts: Parts, owner: str) -> str:
     """The name under which the cluster's keys lie in storage."""
     compute = parts.config.compute
-    if compute.exec_mode is ExecMode.CONSUME and compute.instance_id:
-        return f"{parts.cloud.name}-{compute.instance_id}"
-    return parts.cloud.name
+    names = [parts.cloud.name, parts.cloud.region, owner]
+    if compute.exec_mode is ExecMode.CONSUME:
+        names.append(compute.instance_id)
+    return "-".join(name for name in names if name)
 
 
 class Ascender:
@@ -79,12 +81,15 @@ class Ascender:
         self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
         #: Set once the master's VM exists and is up: where capacity is short it comes first.
         self.placed = asyncio.Event()
+        #: Whether the network is known to let this machine in.
+        self._admitted = False
 
     @classmethod
     async def prepare(cls, parts: Parts) -> Ascender:
         """Find the cluster's keys, or make them."""
         owner = await parts.cloud.owner()
-        access = await ensure_access(parts.storage, cluster_key(parts), owner, parts.entropy)
+        key = cluster_key(parts, owner)
+        access = await ensure_access(parts.storage, key, owner, parts.entropy)
         return cls(parts, access, owner)
 
     async def find(self) -> Instance | None:
@@ -119,6 +124,10 @@ class Ascender:
             except (errors.ShellError, errors.WireError) as error:
                 if clock.monotonic() + SLICE / 5 >= deadline:
                     raise await self._told_by_console(error, instance) from error
+                if not self._admitted:
+                    # Perhaps this machine has moved since the network was made.
+                    self._admitted = True
+                    await self._parts.cloud.admit()
                 await clock.sleep(0.1)
 
     async def _up(self, told: Told, deadline: float) -> Instance:
@@ -126,10 +135,11 @@ class Ascender:
         if instance is None:
             told("the master to be launched")
             instance = await self.cluster.launch_master()
+            self._admitted = True
         elif instance.state not in UP:
             told(f"the master ({instance.id}, {instance.state}) to be started")
             if instance.state is InstanceState.STOPPED:
-                await self._parts.cloud.start([instance.id])
+                await self.cluster.start(instance)
                 instance = await self.cluster.look(instance.id)
         self.placed.set()
         return await self.cluster.bring_up(instance, deadline)
@@ -198,7 +208,7 @@ class Ascender:
         )
 
     async def _door(self, connection: Connection, instance: Instance, told: Told) -> MasterDoor:
-        path = await connection.forward(instance.address, instance.service_port)
+        path = await connection.forward(instance.inner_address, instance.service_port)
         name = client_name()
         secret = self._access.client_secret
         ours = bootstrap.read_package().digest
@@ -229,18 +239,20 @@ class Ascender:
     async def _install(self, connection: Connection, instance: Instance) -> None:
         parts, compute = self._parts, self._parts.config.compute
         package = bootstrap.read_package()
+        storage = await parts.storage.locate()
         policy = parts.config.policy
         config = MasterConfig(
             instance=instance,
             access=self._access,
             package=package.digest,
-            host=instance.address,
+            host=instance.inner_address,
             port=instance.service_port,
             username=compute.ssh_username,
             runtime=compute.interpreter,
-            storage=parts.config.storage_config,
+            storage=storage,
             policy=policy,
             start_timeout=compute.start_timeout,
+            ssh_password="" if self._consume else compute.ssh_password,
             log_level=parts.config.dayfly.log_level,
         )
         arm = policy if self._consume else None
@@ -249,12 +261,12 @@ class Ascender:
             processes = await worker_processes(parts, instance.instance_type)
             worker = WorkerConfig(
                 instance=instance.id,
-                master_host=instance.address,
+                master_host=instance.inner_address,
                 master_port=instance.service_port,
                 secret=self._access.worker_secret,
                 processes=processes,
                 runtime=compute.interpreter,
-                storage=parts.config.storage_config,
+                storage=storage,
                 policy=policy,
                 log_level=parts.config.dayfly.log_level,
             )
@@ -264,11 +276,20 @@ class Ascender:
         self, error: errors.DayflyError, instance: Instance
     ) -> errors.DayflyError:
         """The same error, with the last lines that the VM printed while booting."""
-        tail = (await self._parts.cloud.console(instance.id)).strip().splitlines()[-8:]
-        if not tail:
+        said = await last_words(self._parts.cloud, instance.id)
+        if not said:
             return error
-        said = "\n    ".join(["its console ends:", *tail])
         return type(error)(error.what, cause=f"{error.cause}\n    {said}", hint=error.hint)
+
+
+async def last_words(cloud: Cloud, instance_id: str) -> str:
+    """The end of what a VM printed while booting, in words; empty if it printed nothing.
+
+    Raises:
+        CloudError: The cloud could not be asked.
+    """
+    tail = (await cloud.console(instance_id)).strip().splitlines()[-8:]
+    return "\n    ".join(["its console ends:", *tail]) if tail else ""
 
 
 async def worker_processes(parts: Parts, instance_type: str) -> int:

@@ -15,9 +15,7 @@ from dayfly.storage import keys
 from dayfly.wire import messages as m
 
 #: Seconds to wait for instances to be gone.
-PATIENCE = 60.0
-#: Seconds between looks at the cloud's listing.
-LOOK = 0.1
+PATIENCE = 300.0
 
 Told = Callable[[str], None]
 
@@ -84,7 +82,7 @@ async def _terminate(parts: Parts, *, everything: bool, told: Told) -> None:
                 + ", ".join(f"{i.id} is {i.state}" for i in left),
                 hint="dayfly clean again",
             )
-        await parts.clock.sleep(LOOK)
+        await parts.clock.sleep(parts.cloud.pace)
     for instance in found:
         told(f"terminated {instance.name} ({instance.id})")
 

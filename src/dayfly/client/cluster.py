@@ -1,20 +1,22 @@
 """The instances of one cluster: found by their tags, launched, started, swept.
 
-Only the client holds the right to launch. What exists is asked of the cloud each time, never
-remembered.
+Only the client holds the right to launch. What exists is asked of the cloud, never
+remembered for longer than the cloud's own pace.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
 
 from dayfly.bootstrap import user_data
 from dayfly.client.access import host_identity
+from dayfly.client.intents import Intent, Intents
 from dayfly.clock import Clock
-from dayfly.config import Config
-from dayfly.errors import CloudError
+from dayfly.errors import CapacityError, CloudError
 from dayfly.model import (
     ALIVE,
     UP,
@@ -29,6 +31,7 @@ from dayfly.model import (
     Tag,
 )
 from dayfly.parts import Parts
+from dayfly.storage.notes import StorageNotes
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +40,6 @@ log = logging.getLogger(__name__)
 EXPIRY_SLACK = 900.0
 #: Seconds for which an instance's expiry need not be put off again; far below the slack.
 KEEP = 60.0
-#: Seconds between looks at an instance whose state is about to change.
-LOOK = 0.1
-
-
-def first_type(config: Config) -> str:
-    """The worker type that is preferred."""
-    types = config.compute.worker_instance_type
-    return types if isinstance(types, str) else types[0]
 
 
 class Cluster:
@@ -55,6 +50,8 @@ class Cluster:
         self._access = access
         self._owner = owner
         self._kept: dict[str, float] = {}
+        self._intents = Intents(StorageNotes(parts.storage), access.cluster, parts.clock)
+        self._listing: tuple[float, list[Instance]] | None = None
 
     @property
     def _clock(self) -> Clock:
@@ -62,10 +59,22 @@ class Cluster:
 
     async def instances(self) -> list[Instance]:
         """The instances of this cluster that exist, oldest first."""
+        found = await self._owned()
+        return [i for i in found if i.tags.get(Tag.CLUSTER) == self._access.cluster]
+
+    async def _owned(self) -> list[Instance]:
+        """The instances of this owner that exist, by a listing that is hardly old."""
+        if self._listing is not None:
+            at, found = self._listing
+            if self._clock.monotonic() - at < self._parts.cloud.pace:
+                return found
+        asked = self._clock.monotonic()
         found = await self._parts.cloud.list(
-            tags={Tag.MANAGED: "true", Tag.CLUSTER: self._access.cluster}, states=ALIVE
+            tags={Tag.MANAGED: "true", Tag.OWNER: self._owner}, states=ALIVE
         )
-        return sorted(found, key=lambda instance: (instance.launched_at, instance.id))
+        found = sorted(found, key=lambda instance: (instance.launched_at, instance.id))
+        self._listing = (asked, found)
+        return found
 
     async def find_master(self) -> Instance | None:
         """The master, up or stopped; ``None`` if there is none."""
@@ -78,13 +87,13 @@ class Cluster:
 
     async def launch_master(self) -> Instance:
         """Launch the master, once: two clients that launch at the same time get the same one."""
+        spec = self._spec("master", [self._parts.config.compute.master_instance_type])
         # A token whose instance has ended is spent: the next attempt has the next one.
         for attempt in range(100):
-            launch = await self._parts.cloud.launch(
-                self._spec("master", self._parts.config.compute.master_instance_type),
-                1,
-                token=self._token("master", attempt),
-            )
+            intent = await self._intents.write(spec, 1, self._token("master", attempt))
+            if intent.old(self._clock.now()):
+                continue
+            launch = await self._make(intent)
             if launch.instances and launch.instances[0].state in ALIVE:
                 return launch.instances[0]
         raise CloudError(
@@ -92,14 +101,21 @@ class Cluster:
             hint="dayfly clean --all",
         )
 
-    async def launch_workers(self, spec: JobSpec, count: int, round_: int) -> Launch:
+    async def launch_workers(
+        self, spec: JobSpec, processes: Mapping[str, int], count: int, round_: int
+    ) -> tuple[str, Launch]:
         """Launch up to ``count`` workers for a job.
 
         Args:
             spec: The job.
+            processes: Parallel processes, by instance type in order of preference.
             count: How many are missing.
             round_: Which launch for this job it is, from 0; a replay of the same round
                 launches nothing new.
+
+        Returns:
+            The launch's token, to be :meth:`settled` once the workers are in the master's
+            hands; and what came.
 
         Raises:
             CapacityError: None could be had.
@@ -108,14 +124,50 @@ class Cluster:
         tags = {
             Tag.MODE: spec.mode.value,
             Tag.RUNTIME: spec.runtime,
-            Tag.PROCESSES: str(spec.processes),
+            Tag.KIND: spec.kind,
             Tag.NAME: f"dayfly-worker-{spec.id[-6:]}",
         } | own
-        return await self._parts.cloud.launch(
-            self._spec("worker", spec.instance_type, tags),
-            count,
-            token=self._token(spec.id, round_),
-        )
+        by_type = {name: {Tag.PROCESSES.value: str(n)} for name, n in processes.items()}
+        meant = self._spec("worker", list(processes), tags, by_type)
+        intent = await self._intents.write(meant, count, self._token(spec.id, round_))
+        try:
+            return intent.token, await self._make(intent)
+        except CapacityError:
+            await self._intents.close(intent.token)
+            raise
+
+    async def take_over(self, spec: JobSpec, most: int) -> dict[str, Launch]:
+        """Make the launches of clients that were killed at it, for a job in ``reuse`` mode.
+
+        A launch that is under way elsewhere is the same launch, made twice at no harm: either
+        client has its workers adopted.
+
+        Args:
+            spec: The job.
+            most: Workers that it lacks; a larger launch is not made for it.
+
+        Returns:
+            What came, by the launch's token.
+        """
+        made: dict[str, Launch] = {}
+        now = self._clock.now()
+        for intent in await self._intents.open():
+            if intent.old(now) or not intent.serves(spec) or intent.count > most:
+                continue
+            launch = await self._make(intent)
+            here = [instance for instance in launch.instances if instance.state in UP]
+            most -= len(here)
+            made[intent.token] = msgspec.structs.replace(launch, instances=here)
+        return made
+
+    async def settled(self, token: str) -> None:
+        """The workers of a launch are in the master's hands."""
+        await self._intents.close(token)
+
+    async def _make(self, intent: Intent) -> Launch:
+        launch = await self._parts.cloud.launch(intent.spec, intent.count, token=intent.token)
+        self._listing = None
+        return launch
 
     async def bring_up(self, instance: Instance, deadline: float) -> Instance:
         """Start an instance unless it is up; returns it pending or running, with its address.
@@ -131,7 +183,7 @@ class Cluster:
             if instance.state in UP and instance.address:
                 return instance
             if instance.state is InstanceState.STOPPED:
-                await self._parts.cloud.start([instance.id])
+                await self.start(instance)
             elif instance.state not in ALIVE:
                 raise CloudError(
                     f"{instance.name} ({instance.id}) is {instance.state}",
@@ -143,8 +195,38 @@ class Cluster:
                     cause=instance.state_reason or "the cloud is slow, or it hangs",
                     hint="dayfly worker list",
                 )
-            await self._clock.sleep(LOOK)
+            await self._clock.sleep(self._parts.cloud.pace)
             instance = await self.look(instance.id)
+
+    async def start(self, instance: Instance) -> None:
+        """Start an instance that is stopped."""
+        await self._parts.cloud.start([instance.id])
+        self._listing = None
+
+    async def failed(self, ids: Collection[str]) -> tuple[list[Instance], set[str]]:
+        """Look after instances that were just launched, all by one question.
+
+        Returns:
+            Those that have ended; and the ids of those that are pending still.
+        """
+        found = await self._parts.cloud.list(
+            tags={Tag.MANAGED: "true", Tag.CLUSTER: self._access.cluster},
+            # Whatever runs is not told of, so that a large answer gets smaller and smaller.
+            states=set(InstanceState) - {InstanceState.RUNNING},
+        )
+        found = [instance for instance in found if instance.id in ids]
+        ended = [instance for instance in found if instance.state not in UP]
+        return ended, {instance.id for instance in found if instance.state in UP}
+
+    async def give_back(self, ids: Sequence[str]) -> None:
+        """End workers that are of no use any more."""
+        if not ids:
+            return
+        self._listing = None
+        if self._parts.config.compute.delete_on_dismantle:
+            await self._parts.cloud.terminate(ids)
+        else:
+            await self._parts.cloud.stop(ids)
 
     async def look(self, instance_id: str) -> Instance:
         """One instance as it is now.
@@ -160,19 +242,24 @@ class Cluster:
             )
         return found[0]
 
-    async def keep(self, ids: Sequence[str]) -> None:
+    async def keep(self, instances: Sequence[Instance]) -> None:
         """Put off the day on which a later client may sweep these instances."""
-        now = self._clock.monotonic()
-        due = [i for i in ids if now - self._kept.get(i, float("-inf")) > KEEP]
+        now, expiry = self._clock.monotonic(), self._expiry()
+
+        def fresh(instance: Instance) -> bool:
+            if now - self._kept.get(instance.id, float("-inf")) <= KEEP:
+                return True
+            tagged = instance.tags.get(Tag.EXPIRES_AT, "")
+            return tagged == expiry or float(tagged or 0) > float(expiry) - KEEP
+
+        due = [instance.id for instance in instances if not fresh(instance)]
         if due:
-            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: self._expiry()})
+            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: expiry})
             self._kept |= dict.fromkeys(due, now)
 
     async def sweep(self) -> list[Instance]:
         """End what is past its expiry: workers are terminated, masters stopped."""
-        found = await self._parts.cloud.list(
-            tags={Tag.MANAGED: "true", Tag.OWNER: self._owner}, states=ALIVE
-        )
+        found = await self._owned()
         now = self._clock.now()
         late = [i for i in found if 0 < float(i.tags.get(Tag.EXPIRES_AT) or 0) < now]
         workers = [i.id for i in late if i.tags.get(Tag.ROLE) == "worker"]
@@ -183,10 +270,34 @@ class Cluster:
         if masters:
             log.warning("stopping masters past their expiry: %s", ", ".join(masters))
             await self._parts.cloud.stop(masters)
+        if late:
+            self._listing = None
         return late
 
+    async def sweep_intents(self) -> None:
+        """End what came of launches whose one job is gone with its client."""
+        now = self._clock.now()
+        for intent in await self._intents.open():
+            if intent.spec.role == "master":
+                continue  # its token is spent only as long as it is known
+            if intent.orphaned(now):
+                found = await self._parts.cloud.list(
+                    tags={Tag.MANAGED: "true", Tag.LAUNCH: intent.token}, states=ALIVE
+                )
+                ids = [instance.id for instance in found]
+                if ids:
+                    log.warning("ending workers whose client is gone: %s", ", ".join(ids))
+                    await self._parts.cloud.terminate(ids)
+            # One that the cloud does not tell of yet is looked for again, while it is young.
+            if intent.old(now):
+                await self._intents.close(intent.token)
+
     def _spec(
-        self, role: Role, instance_type: str, tags: dict[Tag, str] | None = None
+        self,
+        role: Role,
+        instance_types: list[str],
+        tags: Mapping[Tag, str] | None = None,
+        type_tags: dict[str, dict[str, str]] | None = None,
     ) -> InstanceSpec:
         compute = self._parts.config.compute
         ours = {
@@ -196,11 +307,11 @@ class Cluster:
             Tag.ROLE: role,
             Tag.OWNER: self._owner,
             Tag.EXPIRES_AT: self._expiry(),
-        } | (tags or {})
+        } | dict(tags or {})
         stays = role == "master" or not compute.delete_on_dismantle
         return InstanceSpec(
             role=role,
-            instance_type=instance_type,
+            instance_types=instance_types,
             on_poweroff="stop" if stays else "terminate",
             user_data=user_data(
                 host=host_identity(self._access, role),
@@ -208,7 +319,9 @@ class Cluster:
                 policy=self._parts.config.policy,
             ),
             tags=dict(compute.tags) | {key.value: value for key, value in ours.items()},
+            type_tags=type_tags or {},
             spot=role == "worker" and compute.request_spot_instances,
+            fallback=compute.on_demand_fallback,
         )
 
     def _expiry(self) -> str:
@@ -223,13 +336,12 @@ class Cluster:
 
 
 def serves(instance: Instance, spec: JobSpec) -> bool:
-    """Whether a worker may serve a job: same mode, runtime, type and processes."""
+    """Whether a worker may serve a job: same mode, runtime and kind."""
     tags = instance.tags
     return (
         tags.get(Tag.ROLE) == "worker"
         and tags.get(Tag.MODE) == spec.mode.value
         and tags.get(Tag.RUNTIME) == spec.runtime
-        and tags.get(Tag.PROCESSES) == str(spec.processes)
-        and instance.instance_type == spec.instance_type
+        and tags.get(Tag.KIND) == spec.kind
         and tags.get(Tag.JOB, spec.id) == spec.id
     )

@@ -72,6 +72,7 @@ class Course:
         waiting_since: Since when it waits for what ``status`` says.
         flowing_since: When its first call ran.
         ended: When it ended.
+        told_at: When the master said last what it has cost.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Course:
         self.started = self.waiting_since = clock.monotonic()
         self.flowing_since: float | None = None
         self.ended: float | None = None
+        self.told_at = self.started
 
         self._channel: JobChannel | None = None
         self._last_word: m.JobEnded | None = None
@@ -128,6 +130,19 @@ class Course:
     def stopping(self) -> bool:
         """Whether the master is being told to stop the job."""
         return self._parting is not None and not self.over.is_set()
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars of its VMs, so far or in all; ``None`` where no price is known.
+
+        Between two words of the master it grows as the last one said.
+        """
+        if self._last_word is not None:
+            return self._last_word.cost
+        if self.status.cost is None:
+            return None
+        until = self._clock.monotonic() if self.ended is None else self.ended
+        return self.status.cost + self.status.hourly * (until - self.told_at) / 3600.0
 
     # -- stopping it --
 
@@ -248,6 +263,7 @@ class Course:
     def _take(self, event: Phase | m.Logs | m.JobStatus | m.Notice) -> None:
         match event:
             case m.JobStatus():
+                self.told_at = self._clock.monotonic()
                 self._stand(event)
             case Phase(waiting=waiting):
                 self._stand(msgspec.structs.replace(self.status, waiting=waiting))

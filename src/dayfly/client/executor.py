@@ -91,8 +91,6 @@ class FunctionExecutor:
         self._clock = clock or SystemClock()
         self._entropy = entropy or SystemEntropy()
         self._parts: Parts | None = None
-        #: Whether the parts are the session's to close.
-        self._handed_over = False
         self._session = session
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,7 +125,7 @@ class FunctionExecutor:
             parts, self._parts = self._parts, None
             if session is not None:
                 await session.aclose()
-            if parts is not None and not self._handed_over:
+            if parts is not None:
                 await parts.aclose()
 
     @property
@@ -347,7 +345,7 @@ class FunctionExecutor:
             function=function.name,
             mode=compute.exec_mode,
             runtime=compute.runtime,
-            instance_type=compute.worker_instance_types[0],
+            instance_types=list(compute.worker_instance_types),
             processes=0 if processes == "AUTO" else processes,
             wanted=compute.max_workers,
             policy=self._config.policy,
@@ -357,6 +355,7 @@ class FunctionExecutor:
             environment=dict(options.environment),
             reserved=function.reserved,
             client=client_name(),
+            max_cost=compute.max_cost,
         )
 
     def _open_parts(self) -> Parts:
@@ -370,7 +369,6 @@ class FunctionExecutor:
             from dayfly.client.session import open_session
 
             self._session = open_session(self._open_parts())
-            self._handed_over = True
         return self._session
 
     def _leave(self) -> None:

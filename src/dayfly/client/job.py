@@ -135,6 +135,15 @@ class Job(Generic[T]):
             waiting="" if over else status.waiting,
         )
 
+    @property
+    def cost(self) -> float | None:
+        """US dollars of the job's VMs, so far or at its end; ``None`` where no price is known.
+
+        It is reckoned from prices of the launch, for the time from the job's submission to
+        its end; VMs that live on after that, by ``soft_dismantle_timeout``, come on top.
+        """
+        return self._course.cost
+
     def as_completed(self) -> AsyncIterator[Outcome]:
         """The outcomes in the order in which they come, failed ones among them.
 
@@ -186,6 +195,7 @@ class Job(Generic[T]):
             flowing_since=course.flowing_since,
             ended=course.ended,
             error=reading.in_a_line(course.failure),
+            cost=course.cost,
         )
 
     async def settled(self) -> None:

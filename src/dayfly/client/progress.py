@@ -9,6 +9,7 @@ from html import escape
 
 import msgspec
 
+from dayfly.cost import dollars
 from dayfly.model import JobState
 
 #: Widths of the bar, in characters.
@@ -46,6 +47,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         flowing_since: When its first call ran; ``None`` before.
         ended: When it ended; ``None`` before.
         error: Why it ended early, in one line.
+        cost: US dollars so far; ``None`` where no price is known.
     """
 
     job: str
@@ -58,6 +60,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     flowing_since: float | None = None
     ended: float | None = None
     error: str = ""
+    cost: float | None = None
 
     def elapsed(self, now: float) -> float:
         """Seconds since its start, up to its end."""
@@ -93,7 +96,8 @@ def live_line(view: View, now: float, width: int = 80) -> str:
         return f"{view.function}  cancelling: waiting for the master to be told  {elapsed}"
     if counts.waiting and not counts.done:
         waited = duration(now - view.waiting_since)
-        return f"{view.function}  waiting for {counts.waiting}  {waited}"
+        paid = f"  {money(view)}" if money(view) else ""
+        return f"{view.function}  waiting for {counts.waiting}  {waited}{paid}"
     parts = [tally(counts)]
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
@@ -102,7 +106,7 @@ def live_line(view: View, now: float, width: int = 80) -> str:
     parts.append(vms(counts))
     if speed := rate(view, now):
         parts.append(speed)
-    parts.append(elapsed)
+    parts += [elapsed, money(view)]
     if counts.waiting:
         parts.append(f"waiting for {counts.waiting}")
     text = "  ".join(part for part in parts if part)
@@ -127,7 +131,8 @@ def plain_line(view: View, now: float) -> str:
         if counts.waiting:
             parts.append(f"waiting for {counts.waiting}")
         text = ", ".join(parts)
-    return f"{title(view)}: {text} ({duration(view.elapsed(now))})"
+    paid = f", {money(view)}" if money(view) else ""
+    return f"{title(view)}: {text} ({duration(view.elapsed(now))}{paid})"
 
 
 def first_line(view: View) -> str:
@@ -140,11 +145,12 @@ def last_line(view: View, now: float) -> str:
     """What is left of a job on the screen."""
     counts = view.counts
     took = duration(view.elapsed(now))
+    paid = f", {money(view)}" if money(view) else ""
     if view.state is JobState.COMPLETED:
         failed = f", {counts.failed:,} failed" if counts.failed else ""
-        return f"{title(view)}: {plural(counts.done, 'call')} done{failed} in {took}"
+        return f"{title(view)}: {plural(counts.done, 'call')} done{failed} in {took}{paid}"
     why = f": {view.error}" if view.error else ""
-    return f"{title(view)}: {view.state.value} after {took}, {tally(counts)} done{why}"
+    return f"{title(view)}: {view.state.value} after {took}, {tally(counts)} done{paid}{why}"
 
 
 def html(view: View, now: float) -> str:
@@ -160,6 +166,7 @@ def html(view: View, now: float) -> str:
         "VMs": vms(counts),
         "rate": rate(view, now),
         "time": duration(view.elapsed(now)),
+        "cost": money(view),
     }
     cells = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
@@ -202,6 +209,11 @@ def rate(view: View, now: float) -> str:
         return ""
     speed = view.counts.done / seconds
     return f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.2g}/s"
+
+
+def money(view: View) -> str:
+    """``$0.0031``; empty where nothing is paid, or nobody knows."""
+    return dollars(view.cost) if view.cost else ""
 
 
 def in_a_line(error: BaseException | None) -> str:

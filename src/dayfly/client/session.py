@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from dayfly import errors
-from dayfly.client.ascent import Ascender, worker_processes
-from dayfly.client.channel import JobRequest, Phase
+from dayfly.client.ascent import Ascender
+from dayfly.client.channel import JobRequest
 from dayfly.client.conversation import Channel, Conversation
 from dayfly.client.outgoing import send_items, send_payload
-from dayfly.client.supply import Supplied, Supply, missing, wanted
-from dayfly.model import ExecMode, Instance, InstanceState, JobState, WorkerRow
+from dayfly.client.staffing import Staffing
+from dayfly.model import JobState
 from dayfly.parts import Parts
 from dayfly.storage import keys
 from dayfly.wire import messages as m
@@ -29,8 +29,6 @@ CLOSING = 30.0
 #: terminal may clean meanwhile.
 TRUSTED = 60.0
 
-Rows: TypeAlias = Callable[[], Awaitable[list[WorkerRow]]]
-
 
 class MasterSession:
     """Brings jobs to one cluster's master (:class:`dayfly.client.channel.Session`)."""
@@ -39,15 +37,15 @@ class MasterSession:
         self._parts = parts
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._launches: set[asyncio.Task[None]] = set()
         self._road: asyncio.Task[_Road] | None = None
+        self._made: _Road | None = None
         self._stored: dict[str, float] = {}
 
     def start(self, request: JobRequest, items: AsyncIterator[list[bytes]]) -> Channel:
         """See :meth:`dayfly.client.channel.Session.start`."""
         channel = Channel(self, request)
         self._channels[channel.id] = channel
-        channel.task = self._spawn(self._drive(channel, items), f"dayfly job {channel.id}")
+        channel.task = self.spawn(self._drive(channel, items), f"dayfly job {channel.id}")
         return channel
 
     async def tell(
@@ -59,9 +57,9 @@ class MasterSession:
 
     async def aclose(self) -> None:
         """Let go of the master; jobs that still run are cut off here, not cancelled."""
-        if self._launches:
+        if self._made and (launches := self._made.staffing.launches):
             # A launch that is under way is finished and handed over: no VM is forgotten.
-            await asyncio.wait(self._launches, timeout=CLOSING)
+            await asyncio.wait(launches, timeout=CLOSING)
         tasks = [*self._tasks, *([self._road] if self._road else [])]
         for task in tasks:
             task.cancel()
@@ -81,9 +79,10 @@ class MasterSession:
                 self._finish(channel, m.JobEnded(job=channel.id, state=JobState.COMPLETED, after=0))
                 return
             road = await self._open_road()
-            supply = await self._size(road, channel, len(first))
-            rows = await self._inquire(road, supply)
-            self._launch(road, channel, self._staff(road, channel, supply, rows))
+            supply = await road.staffing.size(channel, len(first))
+            fresh = not road.conversation.open
+            rows = await road.staffing.inquire(supply)
+            road.staffing.begin(channel, supply, rows, fresh=fresh)
             await self._submit(channel)
             await send_items(
                 channel.id,
@@ -93,9 +92,10 @@ class MasterSession:
                 say=lambda message: self.tell(channel, message, remember=True),
             )
         except Exception as error:  # noqa: BLE001  # the user's own iterable may raise anything
-            await self._give_up(channel, error)
+            await self.give_up(channel, error)
 
-    async def _give_up(self, channel: Channel, error: Exception) -> None:
+    async def give_up(self, channel: Channel, error: Exception) -> None:
+        """See :meth:`dayfly.client.staffing.Host.give_up`."""
         if channel.said:
             with suppress(errors.DayflyError):  # else the master ends it, its client being gone
                 await self.tell(channel, m.Cancel(job=channel.id))
@@ -105,25 +105,6 @@ class MasterSession:
     def _finish(self, channel: Channel, ended: m.JobEnded) -> None:
         channel.end(ended)
         self._channels.pop(channel.id, None)
-
-    async def _size(self, road: _Road, channel: Channel, calls: int) -> Supply:
-        """Fill in what only the session knows: workers, processes and interpreter."""
-        compute, spec = self._parts.config.compute, channel.request.spec
-        instance_type, most = spec.instance_type, compute.max_workers
-        if spec.mode is ExecMode.CONSUME:
-            vm = await road.ascender.cluster.look(compute.instance_id)
-            instance_type, most = vm.instance_type, 1
-        processes = await worker_processes(self._parts, instance_type)
-        spec = msgspec.structs.replace(
-            spec,
-            instance_type=instance_type,
-            processes=processes,
-            runtime=compute.interpreter,
-            wanted=wanted(calls, processes, most),
-        )
-        channel.request = msgspec.structs.replace(channel.request, spec=spec)
-        channel.supply = Supply(road.ascender.cluster, spec)
-        return channel.supply
 
     async def _submit(self, channel: Channel) -> None:
         storage, request = self._parts.storage, channel.request
@@ -138,114 +119,6 @@ class MasterSession:
             await self._parts.storage.put_object(key, request.modules)
             self._stored[key] = now
         return key
-
-    # -- its workers --
-
-    def _launch(self, road: _Road, channel: Channel, work: Coroutine[Any, Any, Supplied]) -> None:
-        """Launch apart from the job: whatever becomes of it, a launch is never cut in two."""
-        task = self._spawn(self._adopt(road, channel, work), f"dayfly workers {channel.id}")
-        self._launches.add(task)
-        task.add_done_callback(self._launches.discard)
-
-    async def _adopt(
-        self, road: _Road, channel: Channel, work: Coroutine[Any, Any, Supplied]
-    ) -> None:
-        """Hand the master what was launched."""
-        channel.launching = True
-        try:
-            supplied = await work
-            if supplied.notice:
-                channel.emit(m.Notice(level="warning", text=supplied.notice, job=channel.id))
-            if supplied.instances:
-                await self._hand_over(road, channel, supplied.instances)
-        except errors.DayflyError as error:
-            await self._give_up(channel, error)
-            return
-        finally:
-            channel.launching = False
-        if channel.owed > len(supplied.instances) and not channel.ended:
-            owed, channel.owed = channel.owed - len(supplied.instances), 0
-            await self._replace(channel, owed, "fewer workers came than are needed")
-
-    async def _hand_over(self, road: _Road, channel: Channel, instances: list[Instance]) -> None:
-        spec = channel.request.spec
-        if channel.ended and spec.mode is ExecMode.CREATE:
-            await self._dismiss(channel)
-            return
-        job = spec.id if spec.mode is ExecMode.CREATE else ""
-        adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
-        await self.tell(channel, adopt, remember=True)
-        if spec.mode is not ExecMode.CONSUME:  # a user's own VM is not re-tagged
-            await road.ascender.cluster.keep([instance.id for instance in instances])
-
-    async def _inquire(self, road: _Road, supply: Supply) -> Rows | None:
-        """Ask a master that is up for its workers, before it hears of the job.
-
-        Returns:
-            What waits for the answer; ``None`` when the master is down, so that its workers
-            are idle, and when the VM is the master itself.
-        """
-        if supply.spec.mode is ExecMode.CONSUME:
-            return None
-        if not road.conversation.open:
-            master = await road.ascender.find()
-            if master is None or master.state is not InstanceState.RUNNING:
-                return None
-        return await (await road.conversation.ascent()).door.ask_workers()
-
-    async def _staff(
-        self,
-        road: _Road,
-        channel: Channel,
-        supply: Supply,
-        rows: Rows | None,
-    ) -> Supplied:
-        """A new job's workers: launched beside the master while that is down too."""
-        spec, most = supply.spec, self._parts.config.compute.max_workers
-        if spec.mode is ExecMode.CONSUME:
-            ascent = await road.conversation.ascent()
-            return Supplied(instances=[supply.itself(ascent.instance)])
-        if rows is not None:
-            count = missing(spec, await rows(), most)
-            supplied = await supply.launch(count, others=count < spec.wanted)
-            ascent = await road.conversation.ascent()
-            await road.ascender.cluster.keep([ascent.instance.id])
-            return supplied
-        up: list[Instance] = []
-        if spec.mode is ExecMode.REUSE:
-            up = (await supply.adoptable())[: spec.wanted]
-        count = spec.wanted - len(up)
-        if count:
-            workers = "1 worker" if count == 1 else f"{count} workers"
-            channel.emit(Phase(waiting=f"the master and {workers} to be launched"))
-            await self._master_placed(road)
-        supplied = await supply.launch(count, others=bool(up))
-        return msgspec.structs.replace(supplied, instances=up + supplied.instances)
-
-    async def _master_placed(self, road: _Road) -> None:
-        """Wait for the master's launch to be answered (its boot goes on beside the workers')."""
-        ascent = self._spawn(self._ascend(road), "dayfly ascent")
-        placed = asyncio.create_task(road.ascender.placed.wait(), name="dayfly placed")
-        try:
-            await asyncio.wait([ascent, placed], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            placed.cancel()
-
-    async def _ascend(self, road: _Road) -> None:
-        with suppress(errors.DayflyError):  # whoever submits meets the same error, and tells
-            await road.conversation.ascent()
-
-    async def _dismiss(self, channel: Channel) -> None:
-        """The workers of ``create`` mode go with their job."""
-        supply = channel.supply
-        if supply is None or supply.spec.mode is not ExecMode.CREATE or not supply.launched:
-            return
-        if not supply.spec.policy.auto:
-            return  # the user's own switch: nothing is stopped automatically
-        try:
-            await self._parts.cloud.terminate(supply.launched)
-        except errors.CloudError as error:
-            log.warning("the workers of %s are left to their timers: %s", channel.id, error)
 
     # -- what the master says --
 
@@ -266,10 +139,15 @@ class MasterSession:
             case m.JobEnded(after=after):
                 await self._ended(channel, message, complete=channel.last >= after)
             case m.WorkersNeeded(count=count, reason=reason):
-                await self._replace(channel, count, reason)
+                road = await self._open_road()
+                await road.staffing.replace(channel, count, reason)
             case m.Refused(code=code, reason=reason):
                 channel.fail(getattr(errors, code, errors.WireError)(reason))
                 self._channels.pop(channel.id, None)
+            case m.Notice(lost=lost) if lost:
+                channel.emit(message)
+                road = await self._open_road()
+                self.spawn(road.staffing.bury(channel, message), f"dayfly end of {lost}")
             case m.JobStatus() | m.Notice():
                 channel.emit(message)
             case _:
@@ -283,17 +161,8 @@ class MasterSession:
             channel.task.cancel()
         self._finish(channel, message)
         await self.tell(channel, m.Release(job=channel.id))
-        self._spawn(self._dismiss(channel), f"dayfly end of {channel.id}")
-
-    async def _replace(self, channel: Channel, count: int, reason: str) -> None:
-        if channel.supply is None:
-            return
-        if channel.launching:
-            channel.owed = count  # what is on its way already may be enough
-            return
-        channel.emit(m.Notice(level="warning", text=reason, job=channel.id))
         road = await self._open_road()
-        self._launch(road, channel, channel.supply.launch(count, others=True))
+        self.spawn(road.staffing.dismiss(channel), f"dayfly end of {channel.id}")
 
     # -- the road to the master, made once --
 
@@ -304,16 +173,21 @@ class MasterSession:
 
     async def _make_road(self) -> _Road:
         ascender = await Ascender.prepare(self._parts)
-        self._spawn(self._sweep(ascender), "dayfly sweep")
-        return _Road(ascender, Conversation(ascender, self._channels, self._heard))
+        self.spawn(self._sweep(ascender), "dayfly sweep")
+        conversation = Conversation(ascender, self._channels, self._heard)
+        staffing = Staffing(self._parts, ascender, conversation, self)
+        self._made = _Road(ascender, conversation, staffing)
+        return self._made
 
     async def _sweep(self, ascender: Ascender) -> None:
         try:
             await ascender.cluster.sweep()
-        except errors.CloudError as error:
+            await ascender.cluster.sweep_intents()
+        except (errors.CloudError, errors.StorageError) as error:
             log.warning("expired instances could not be swept: %s", error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """See :meth:`dayfly.client.staffing.Host.spawn`."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -321,10 +195,11 @@ class MasterSession:
 
 
 class _Road(msgspec.Struct, frozen=True):
-    """The way to the cluster's master, and the conversation with it."""
+    """The way to the cluster's master, the conversation with it, and its workers."""
 
     ascender: Ascender
     conversation: Conversation
+    staffing: Staffing
 
 
 def open_session(parts: Parts) -> MasterSession:

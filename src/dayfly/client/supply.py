@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -36,27 +38,47 @@ def missing(spec: JobSpec, rows: list[WorkerRow], most: int) -> int:
         if row.role == "worker"
         and row.mode == spec.mode.value
         and row.runtime == spec.runtime
-        and row.instance_type == spec.instance_type
-        and row.processes == spec.processes
+        and row.kind == spec.kind
         and row.phase not in {"lost", "leaving"}
     ]
     free = sum(row.phase in FREE for row in alike)
     return max(0, min(spec.wanted - free, most - len(alike)))
 
 
+def kind_of(processes: Mapping[str, int]) -> str:
+    """Workers in words, by their types in order of preference: ``t3.medium x 2 + m5.large x 2``.
+
+    It is a tag, and those hold 256 characters at most.
+    """
+    words = " + ".join(f"{name} x {count}" for name, count in processes.items())
+    if len(words) <= 256:
+        return words
+    return f"{len(processes)} types {hashlib.sha256(words.encode()).hexdigest()[:16]}"
+
+
 class Supplied(msgspec.Struct, frozen=True, kw_only=True):
-    """What a launch for a job brought: instances for the master, words for the user."""
+    """What a launch for a job brought: instances for the master, words for the user.
+
+    Attributes:
+        tokens: Of the launches, to be settled once the master has the instances.
+    """
 
     instances: list[Instance] = []
     notice: str = ""
+    tokens: list[str] = []
 
 
 @dataclass
 class Supply:
-    """The workers of one job: launched in rounds, the first and then for those lost."""
+    """The workers of one job: launched in rounds, the first and then for those lost.
+
+    Attributes:
+        processes: Parallel processes, by instance type in order of preference.
+    """
 
     cluster: Cluster
     spec: JobSpec
+    processes: Mapping[str, int]
     rounds: int = 0
     launched: list[str] = field(default_factory=list)
 
@@ -80,7 +102,9 @@ class Supply:
             return Supplied()
         round_, self.rounds = self.rounds, self.rounds + 1
         try:
-            launch = await self.cluster.launch_workers(self.spec, count, round_)
+            token, launch = await self.cluster.launch_workers(
+                self.spec, self.processes, count, round_
+            )
         except CapacityError as error:
             if others:
                 return Supplied(notice=f"no further worker could be had: {error.what}")
@@ -90,7 +114,17 @@ class Supply:
                 hint=error.hint or "try again later, or another worker_instance_type",
             ) from error
         self.launched += [instance.id for instance in launch.instances]
-        return Supplied(instances=launch.instances, notice=_report(launch, count))
+        return Supplied(instances=launch.instances, notice=_report(launch, count), tokens=[token])
+
+    async def take_over(self, most: int) -> Supplied:
+        """The workers that a client was about to launch when it was killed, up to ``most``."""
+        if self.spec.mode is not ExecMode.REUSE or most <= 0:
+            return Supplied()
+        made = await self.cluster.take_over(self.spec, most)
+        return Supplied(
+            instances=[instance for launch in made.values() for instance in launch.instances],
+            tokens=list(made),
+        )
 
     async def adoptable(self) -> list[Instance]:
         """Workers that are up already, to be handed to a master that has just come up."""

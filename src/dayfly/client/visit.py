@@ -14,7 +14,7 @@ from dayfly.shell.base import Connection
 from dayfly.wire.client import MasterDoor
 
 #: Seconds to wait for a VM that the cloud calls running.
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ async def visit(parts: Parts) -> AsyncIterator[MasterDoor | None]:
         return
     connection = await _reach(parts, ascender, instance)
     try:
-        path = await connection.forward(instance.address, instance.service_port)
+        path = await connection.forward(instance.inner_address, instance.service_port)
         door = await MasterDoor.open(path, secret=access.client_secret, name=client_name())
         async with door:
             yield door
@@ -72,10 +72,11 @@ async def shell_on_master(parts: Parts, *, start: bool) -> AsyncIterator[Connect
 
 
 async def _master(parts: Parts) -> tuple[Ascender, Access, Instance] | None:
-    access = await find_access(parts.storage, cluster_key(parts))
+    owner = await parts.cloud.owner()
+    access = await find_access(parts.storage, cluster_key(parts, owner))
     if access is None:
         return None
-    ascender = Ascender(parts, access, await parts.cloud.owner())
+    ascender = Ascender(parts, access, owner)
     instance = await ascender.find()
     return None if instance is None else (ascender, access, instance)
 
@@ -83,10 +84,16 @@ async def _master(parts: Parts) -> tuple[Ascender, Access, Instance] | None:
 async def _reach(
     parts: Parts, ascender: Ascender, instance: Instance, until: float | None = None
 ) -> Connection:
-    return await provision.reach(
-        parts.shell,
-        await ascender.target(instance),
-        deadline=parts.clock.monotonic() + PATIENCE if until is None else until,
-        clock=parts.clock,
-        entropy=parts.entropy,
-    )
+    target = await ascender.target(instance)
+
+    async def reach(deadline: float) -> Connection:
+        return await provision.reach(
+            parts.shell, target, deadline=deadline, clock=parts.clock, entropy=parts.entropy
+        )
+
+    try:
+        return await reach(parts.clock.monotonic() + PATIENCE)
+    except errors.UnreachableError:
+        # Perhaps this machine has moved since the network was made, or the VM is booting.
+        await parts.cloud.admit()
+        return await reach(until or parts.clock.monotonic() + PATIENCE)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
-from dayfly.model import Instance, InstanceSpec, InstanceState, Launch
+from dayfly.model import Instance, InstanceSpec, InstanceState, Launch, Price
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,6 +16,34 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     id: str
     detail: str = ""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that ``doctor`` has looked at.
+
+    Attributes:
+        what: What was looked at.
+        verdict: ``wrong`` keeps jobs from running; ``warning`` does not.
+        detail: What was seen.
+        hint: What to do, if anything.
+    """
+
+    what: str
+    verdict: Literal["ok", "warning", "wrong"]
+    detail: str = ""
+    hint: str = ""
+
+
+class Notes(Protocol):
+    """Where a cloud writes down what it is about to launch, so that a rerun says the same."""
+
+    async def claim(self, name: str, note: bytes) -> bytes:
+        """Write a note unless one of this name is there; returns the one that is there then."""
+        ...
+
+    async def read(self, name: str) -> bytes | None:
+        """Read a note; ``None`` where there is none."""
+        ...
 
 
 class Cloud(Protocol):
@@ -28,6 +56,16 @@ class Cloud(Protocol):
     @property
     def name(self) -> str:
         """The backend's name in the configuration."""
+        ...
+
+    @property
+    def region(self) -> str:
+        """The part of the backend that listings are of; empty where there is but one."""
+        ...
+
+    @property
+    def pace(self) -> float:
+        """Seconds between two looks at what is about to change."""
         ...
 
     async def owner(self) -> str:
@@ -48,10 +86,11 @@ class Cloud(Protocol):
         """Launch up to ``count`` instances, at once, tagged from birth.
 
         The call is idempotent by ``token``: said again with the same token it launches
-        nothing, and returns the instances of the first time as they are now.
+        nothing, and returns the instances of the first time as they are now. A rerun that
+        was first said with another spec goes by the first one.
 
         Raises:
-            CapacityError: Fewer than ``minimum`` could be had; then none was launched.
+            CapacityError: Fewer than ``minimum`` could be had; then none is left.
         """
         ...
 
@@ -91,6 +130,30 @@ class Cloud(Protocol):
 
     async def console(self, instance_id: str) -> str:
         """What the VM printed while booting, host keys included; may lag, may be empty."""
+        ...
+
+    async def admit(self) -> None:
+        """Let this machine reach the instances by SSH, wherever it is now."""
+        ...
+
+    async def check_consumable(self, instance: Instance) -> None:
+        """Refuse a user's own VM that a job in it would harm.
+
+        Raises:
+            ConfigError: A ``poweroff`` in it would delete it.
+        """
+        ...
+
+    async def prices(self, instance_types: Collection[str], *, spot: bool) -> dict[str, Price]:
+        """What instances of these types cost now."""
+        ...
+
+    async def examine(self, workers: int) -> Sequence[Finding]:
+        """Look whether a fleet of so many workers can be had, launching nothing."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
         ...
 
     async def inventory(self) -> Sequence[Resource]:

@@ -11,8 +11,19 @@ import msgspec
 
 from dayfly.config.keys import SECTIONS, Key, keys_of, plain
 from dayfly.config.reading import Document, Given, Problem
-from dayfly.config.sections import ComputeSection, Config
+from dayfly.config.sections import ComputeSection, Config, Ec2Section
+from dayfly.config.shapes import (
+    check_bucket,
+    check_cidr,
+    check_id,
+    check_subnet,
+    check_volumes,
+    several,
+)
 from dayfly.model import ExecMode
+
+#: Characters of a password; the passwords of Linux accounts end at 511 bytes (crypt(3)).
+LONGEST_PASSWORD = 127
 
 
 def check_values(
@@ -145,6 +156,14 @@ def _compute_rules(section: str, compute: ComputeSection) -> Iterator[Problem]:
             "cannot be stopped, only deleted; set request_spot_instances: False to keep the disks",
             "request_spot_instances",
         )
+    password = compute.ssh_password
+    if not (password.isascii() and password.isprintable() and len(password) <= LONGEST_PASSWORD):
+        yield _problem(
+            section,
+            "ssh_password",
+            f"takes up to {LONGEST_PASSWORD} printable ASCII characters, which every SSH client "
+            "sends as the same bytes",
+        )
     for tag in compute.tags:
         if tag.startswith(("aws:", "dayfly:")) or tag == "Name":
             yield _problem(section, "tags", f"{tag!r} is reserved; choose another name")
@@ -161,6 +180,9 @@ def _aws_rules(config: Config) -> Iterator[Problem]:
     on_ec2 = config.dayfly.backend == "aws_ec2"  # which has a rule of its own
     if config.dayfly.storage == "aws_s3" and not config.aws_s3.region and not on_ec2:
         yield _problem("aws", "region", "is mandatory with storage: aws_s3, e.g. us-east-1")
+    bucket = config.aws_s3.storage_bucket
+    if config.dayfly.storage == "aws_s3" and bucket and (wrong := check_bucket(bucket)):
+        yield _problem("aws_s3", "storage_bucket", wrong)
 
 
 def _ec2_rules(config: Config) -> Iterator[Problem]:
@@ -187,6 +209,41 @@ def _ec2_rules(config: Config) -> Iterator[Problem]:
             "localhost is a directory of this machine, which VMs on EC2 cannot reach; "
             "give aws_s3, or leave it out",
         )
+    yield from _shape_rules(ec2)
+
+
+def _shape_rules(ec2: Ec2Section) -> Iterator[Problem]:
+    """What cannot be right, whatever there is in the account."""
+    ids = {
+        ("vpc_id", "vpc"): ec2.vpc_id,
+        ("subnet_id", "subnet"): ec2.subnet_id,
+        ("security_group_id", "sg"): ec2.security_group_id,
+        ("target_ami", "ami"): ec2.target_ami,
+        ("instance_id", "i"): ec2.instance_id,
+    }
+    for (key, kind), given in ids.items():
+        for one in several(given):
+            if wrong := check_id(kind, one):
+                yield _problem("aws_ec2", key, wrong)
+    block = ec2.subnet_cidr_block
+    if block and (wrong := check_subnet(block)):
+        yield _problem("aws_ec2", "subnet_cidr_block", wrong)
+    for cidr in several(ec2.ssh_cidr):
+        if wrong := check_cidr(cidr):
+            yield _problem("aws_ec2", "ssh_cidr", wrong)
+    if ec2.ssh_cidr and ec2.security_group_id:
+        yield _problem(
+            "aws_ec2",
+            "ssh_cidr",
+            "has no meaning beside security_group_id, whose rules are never altered; leave one "
+            "of them out",
+            "security_group_id",
+        )
+    for wrong in check_volumes(ec2.ebs_volumes):
+        yield _problem("aws_ec2", "ebs_volumes", wrong)
+    types = ec2.worker_instance_types
+    for name in sorted({name for name in types if types.count(name) > 1}):
+        yield _problem("aws_ec2", "worker_instance_type", f"{name} is given twice")
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

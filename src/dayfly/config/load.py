@@ -120,6 +120,17 @@ def _refusal(problems: list[Problem]) -> ConfigError:
 
 
 def _warnings(config: Config) -> list[str]:
+    return [*_password_warnings(config), *_timer_warnings(config)]
+
+
+def _password_warnings(config: Config) -> list[str]:
+    compute = config.compute
+    if not compute.ssh_password or compute.exec_mode is not ExecMode.CONSUME:
+        return []
+    return ["ssh_password has no meaning with exec_mode: consume; the VM keeps its own passwords"]
+
+
+def _timer_warnings(config: Config) -> list[str]:
     compute = config.compute
     backend = config.dayfly.backend
     if compute.auto_dismantle:

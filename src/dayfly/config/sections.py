@@ -146,6 +146,9 @@ class ComputeSection(Section, frozen=True, kw_only=True):
         Meta(description="Workers are deleted when dismantled; False: stopped, disk kept."),
     ] = True
     request_spot_instances: Annotated[bool, Meta(description="Workers as spot instances.")] = True
+    on_demand_fallback: Annotated[
+        bool, Meta(description="On-demand workers where no spot instance can be had.")
+    ] = False
     worker_instance_type: Annotated[
         Annotated[str, Meta(min_length=1)]
         | Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)],
@@ -164,6 +167,12 @@ class ComputeSection(Section, frozen=True, kw_only=True):
             min_length=1,
         ),
     ] = "~/.ssh/id_rsa"
+    ssh_password: Annotated[
+        str,
+        Meta(
+            description="Also accepted for the worker VMs; by default random, and key login only."
+        ),
+    ] = ""
     ssh_port: Annotated[Port, Meta(description="Port of the SSH server on the VMs.")] = 22
     start_timeout: StartTimeout = 300.0
     tags: Annotated[
@@ -214,12 +223,6 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
     ssh_key_name: Annotated[
         str, Meta(description="Existing key pair; by default an ephemeral key per cluster.")
     ] = ""
-    ssh_password: Annotated[
-        str,
-        Meta(
-            description="Also accepted for the worker VMs; by default random, and key login only."
-        ),
-    ] = ""
     target_ami: Annotated[
         str, Meta(description="Machine image; by default the newest Ubuntu Server 22.04.")
     ] = ""
@@ -231,8 +234,19 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
         ),
     ] = ()
     subnet_cidr_block: Annotated[
-        str, Meta(description="Addresses of the subnet that dayfly makes.", min_length=1)
-    ] = "10.0.1.0/24"
+        str,
+        Meta(
+            description="Addresses of the one subnet that dayfly makes; by default one of 4,091 "
+            "in each zone."
+        ),
+    ] = ""
+    ssh_cidr: Annotated[
+        str | tuple[str, ...],
+        Meta(
+            description="Addresses from which SSH is let in to the security group that dayfly "
+            "makes, e.g. `203.0.113.0/24`, or a list; by default the caller's own."
+        ),
+    ] = ""
     extra_apt_packages: Annotated[
         tuple[str, ...], Meta(description="Ubuntu packages to install on every VM.")
     ] = ()

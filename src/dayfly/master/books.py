@@ -142,6 +142,7 @@ class Books:
             after=numbers.get(job, dossier.last),
             error=action.error,
             reason=action.reason,
+            cost=dossier.cost,
         )
         self.journal.ended(ended, row, self._now())
         self.shelf.forget(job)

@@ -112,6 +112,8 @@ def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
             for instance in message.instances:
                 kept = KeptInstance(instance=instance, policy=message.policy, job=message.job)
                 hub.fleet.adopt(kept)
+        case m.Ended():
+            hub.fleet.ended(message.instance, message.reason)
         case m.Cancel():
             _cancel(hub, peer, message)
         case m.Follow():

@@ -18,6 +18,9 @@ class Dossier:
         workers: Those that took part.
         archived: Whether storage has it, or has refused it.
         released: Whether a client holds every outcome.
+        cost: US dollars of its VMs when they were last counted; ``None`` where no price is
+            known.
+        blind: Whether its followers were told that its ``max_cost`` cannot be kept.
     """
 
     def __init__(self, submit: m.Submit) -> None:
@@ -38,6 +41,8 @@ class Dossier:
         self.workers: dict[str, None] = {}
         self.archived = False
         self.released = False
+        self.cost: float | None = None
+        self.blind = False
 
     @classmethod
     def of(cls, submit: m.Submit, kept: KeptJob) -> Dossier:
@@ -65,4 +70,5 @@ class Dossier:
             state=state,
             reason=reason,
             client=self.spec.client,
+            cost=self.cost,
         )

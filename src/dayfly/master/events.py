@@ -16,13 +16,13 @@ class Pool(msgspec.Struct, frozen=True):
     """Which workers may serve which jobs: those of the same pool.
 
     Attributes:
+        kind: See :attr:`dayfly.model.JobSpec.kind`.
         job: Only for ``create``, whose workers serve the one job that they were made for.
     """
 
     mode: ExecMode
     runtime: str = ""
-    instance_type: str = ""
-    processes: int = 0
+    kind: str = ""
     job: str = ""
 
 
@@ -32,7 +32,7 @@ def pool_of(spec: JobSpec) -> Pool:
         return Pool(spec.mode, job=spec.id)
     if spec.mode is ExecMode.CONSUME:
         return Pool(spec.mode)
-    return Pool(spec.mode, spec.runtime, spec.instance_type, spec.processes)
+    return Pool(spec.mode, spec.runtime, spec.kind)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +141,19 @@ class HandedBack(Event, frozen=True):
 
 class Tick(Event, frozen=True):
     """The moment of :attr:`Scheduler.wake` has come."""
+
+
+class CostReached(Event, frozen=True):
+    """A job has cost all that ``max_cost`` lets it.
+
+    Attributes:
+        spent: US dollars.
+        hourly: US dollars per hour of the VMs that it had at the end.
+    """
+
+    job: str
+    spent: float
+    hourly: float
 
 
 class MasterLeaving(Event, frozen=True):

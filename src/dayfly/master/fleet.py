@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from dayfly.clock import Clock, happens
 from dayfly.dismantle import SLACK, Due, obey
 from dayfly.errors import DayflyError, ProvisionError
@@ -47,8 +49,10 @@ class Listener(Protocol):
         """A worker is gone, or never came."""
         ...
 
-    def notice(self, level: str, text: str, pool: Pool) -> None:
-        """Something that the users of a pool should read."""
+    def notice(
+        self, level: str, text: str, pool: Pool, *, lost: str = "", silent: bool = False
+    ) -> None:
+        """Something that the users of a pool should read; see :class:`messages.Notice`."""
         ...
 
     def keep(self, kept: KeptInstance) -> None:
@@ -196,14 +200,19 @@ class Fleet:
                     f" and it did not come back within {COMEBACK:g} s"
                 )
 
-    async def _give_up(self, member: Member, reason: str) -> None:
+    async def _give_up(self, member: Member, reason: str, *, over: bool = False) -> None:
+        silent = member.phase == "connecting"
         self._set_phase(member, "lost")
         if member.timers is not None:
             member.timers.cancel()
         log.warning("worker %s is lost: %s", member.id, reason)
         self._listener.worker_lost(member.id, reason)
-        self._listener.notice("warning", f"worker lost: {reason}", member.pool)
-        await self._power_off(member, "the master has given it up")
+        lost = "" if member.here else member.id
+        self._listener.notice(
+            "warning", f"worker lost: {reason}", member.pool, lost=lost, silent=silent
+        )
+        if not over:
+            await self._power_off(member, "the master has given it up")
         self._remove(member)
 
     async def _retire(self, member: Member, why: str) -> None:
@@ -236,7 +245,8 @@ class Fleet:
             del self._members[member.id]
             if not member.here:
                 self._gone[member.id] = member.instance.launched_at
-                self._listener.keep(member.kept(gone=True))
+                kept = msgspec.structs.replace(member.kept(gone=True), ended=self._clock.now())
+            self._listener.keep(kept)
             self._listener.fleet_changed()
 
     # -- what happens to it --
@@ -268,6 +278,15 @@ class Fleet:
             member.linked.clear()
             member.unlinked.set()
 
+    def ended(self, worker: str, reason: str) -> None:
+        """The cloud tells that an instance has ended."""
+        member = self._members.get(worker)
+        if member is not None and not member.leaving:
+            self._stop(member)
+            member.life = self._spawn(
+                self._give_up(member, reason, over=True), f"dayfly end of {worker}"
+            )
+
     def asked_for_work(self, worker: str, *, spare: bool) -> None:
         """A worker's agent is ready; ``spare`` when no job is left that it could serve."""
         if (member := self._members.get(worker)) is not None and not member.leaving:
@@ -294,10 +313,15 @@ class Fleet:
         for member in list(self._members.values()):
             if member.pool == pool and member.ready and member.spare():
                 self._facts_changed(member)
-            mine = member.pool == Pool(ExecMode.CREATE, job=job)
-            if mine and member.policy.auto and not member.leaving:
+        self.dismiss(Pool(ExecMode.CREATE, job=job), "the job that it was made for is over")
+
+    def dismiss(self, pool: Pool, why: str) -> None:
+        """The workers of a pool go now, unless ``auto_dismantle`` is off."""
+        for member in list(self._members.values()):
+            going = member.pool == pool and not member.here and member.policy.auto
+            if going and not member.leaving:
                 self._stop(member)
-                retiring = self._retire(member, "the job that it was made for is over")
+                retiring = self._retire(member, why)
                 member.timers = self._spawn(retiring, f"dayfly end of {member.id}")
 
     def own_due_changed(self) -> None:

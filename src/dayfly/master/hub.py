@@ -28,6 +28,7 @@ from dayfly.master.pacer import Pacer
 from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.master.scheduler import CLIENT_GRACE, Scheduler
 from dayfly.master.switchboard import Switchboard
+from dayfly.master.till import Till
 from dayfly.master.vm import OwnVm
 from dayfly.model import InstanceState, JobRow, JobState, LogLine, MasterConfig, Tag, WorkerRow
 from dayfly.storage.base import Storage
@@ -101,6 +102,7 @@ class Hub:
             followed=lambda job: bool(self.peers.followers(job)),
             clock_now=clock.now,
         )
+        self.till = Till(config.instance, launched, reached=self.handle, clock=clock)
         self._pacer = Pacer(self.status, self.peers.followers, clock)
         self._rewake = asyncio.Event()
         self._wake_at: float | None = None
@@ -113,6 +115,7 @@ class Hub:
         """Begin; what the journal holds must have been recovered before."""
         for work, name in (
             (self._tick(), "ticks"),
+            (self.till.run(), "caps"),
             (self._pacer.run(), "statuses"),
             (self.home.run(), "own timers"),
         ):
@@ -173,12 +176,32 @@ class Hub:
                 self.home.job_began(action.job, policy, self.clock.monotonic())
                 log.info("job %s has started", action.job)
             case e.JobClosed():
-                pool = e.pool_of(self._dossier(action.job).spec)
-                self.books.close(action)
-                self.fleet.job_over(action.job, pool)
-                self.home.job_over(action.job)
+                self._close(action)
             case e.NeedWorkers():
                 self._ask_for_workers(action)
+
+    def _close(self, action: e.JobClosed) -> None:
+        dossier = self._dossier(action.job)
+        pool = e.pool_of(dossier.spec)
+        dossier.cost = self.till.closed(action.job)
+        self.books.close(action)
+        self.fleet.job_over(action.job, pool)
+        self.home.job_over(action.job)
+        if action.error == "CostLimitError" and not self._jobs_of(pool):
+            self.fleet.dismiss(pool, "its job was cut by max_cost")
+
+    def _jobs_of(self, pool: e.Pool) -> list[Dossier]:
+        dossiers = map(self._dossier, self._scheduler.open_jobs)
+        return [dossier for dossier in dossiers if e.pool_of(dossier.spec) == pool]
+
+    def _warn_if_blind(self, dossier: Dossier) -> None:
+        job = dossier.spec.id
+        if dossier.spec.max_cost is None or dossier.blind or self.till.cost(job) is not None:
+            return
+        dossier.blind = True
+        text = f"max_cost of job {job} cannot be kept: no price is known of one of its VMs"
+        for peer in self.peers.followers(job):
+            self.peers.say(peer, m.Notice(level="warning", text=text, job=job))
 
     def _dossier(self, job: str) -> Dossier:
         dossier = self.books.dossier(job)
@@ -257,8 +280,10 @@ class Hub:
         self.books.add(Dossier(submit))
         self.peers.submitters[spec.id] = peer
         self.home.job_began(spec.id, spec.policy, self.clock.monotonic())
+        self.till.opened(spec)
         self.handle(e.JobSubmitted(spec=spec))
         self.attached(spec.id)
+        self._warn_if_blind(self._dossier(spec.id))
 
     def attached(self, job: str) -> None:
         """Clients have begun or ceased to follow a job."""
@@ -310,6 +335,8 @@ class Hub:
             ready=ready,
             coming=len(coming),
             waiting=waiting,
+            cost=self.till.cost(job),
+            hourly=self.till.hourly(job),
         )
 
     def job_rows(self) -> list[JobRow]:
@@ -319,6 +346,7 @@ class Hub:
             job, dossier = self._scheduler.job(job_id), self._dossier(job_id)
             if job is not None:
                 ledger = job.ledger
+                dossier.cost = self.till.cost(job_id)
                 rows[job_id] = dossier.row_now(
                     ledger.done, ledger.failed, ledger.total, JobState.RUNNING
                 )
@@ -358,16 +386,23 @@ class Hub:
         self.handle(e.Tick())
         self.handle(e.WorkerLost(worker=worker, reason=reason))
 
-    def notice(self, level: str, text: str, pool: e.Pool) -> None:
+    def notice(
+        self, level: str, text: str, pool: e.Pool, *, lost: str = "", silent: bool = False
+    ) -> None:
         """See :class:`dayfly.master.fleet.Listener`."""
         for job in self._scheduler.open_jobs:
             if e.pool_of(self._dossier(job).spec) == pool:
                 for peer in self.peers.followers(job):
-                    self.peers.say(peer, m.Notice(level=level, text=text, job=job))
+                    self.peers.say(
+                        peer, m.Notice(level=level, text=text, job=job, lost=lost, silent=silent)
+                    )
 
     def keep(self, kept: KeptInstance) -> None:
         """See :class:`dayfly.master.fleet.Listener`."""
         self.books.journal.keep_instance(kept)
+        if (pool := self.till.count(kept)) is not None:
+            for dossier in self._jobs_of(pool):
+                self._warn_if_blind(dossier)
         self._flush_soon()
 
     def fleet_changed(self) -> None:

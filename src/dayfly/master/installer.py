@@ -87,7 +87,9 @@ class SshInstaller:
         reached: Callable[[], None],
         deadline: float,
     ) -> None:
-        target = provision.target_of(instance, self._config.access, self._config.username)
+        target = provision.target_of(
+            instance, self._config.access, self._config.username, inside=True
+        )
         connection = await provision.reach(
             self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
         )
@@ -95,12 +97,14 @@ class SshInstaller:
             reached()
             package = await asyncio.to_thread(self._package)
             config = self._worker_config(instance, policy)
-            await provision.install_worker(connection, config, package)
+            await provision.install_worker(connection, config, package, login=self._login())
         finally:
             await connection.aclose()
 
     async def power_off(self, instance: Instance, *, deadline: float) -> None:  # noqa: D102
-        target = provision.target_of(instance, self._config.access, self._config.username)
+        target = provision.target_of(
+            instance, self._config.access, self._config.username, inside=True
+        )
         connection = await provision.reach(
             self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
         )
@@ -111,9 +115,13 @@ class SshInstaller:
         finally:
             await connection.aclose()
 
+    def _login(self) -> str:
+        password = self._config.ssh_password
+        return f"{self._config.username}:{password}" if password else ""
+
     def _worker_config(self, instance: Instance, policy: DismantlePolicy) -> WorkerConfig:
         config = self._config
-        host = config.instance.address if config.host in _WILDCARDS else config.host
+        host = config.instance.inner_address if config.host in _WILDCARDS else config.host
         return WorkerConfig(
             instance=instance.id,
             master_host=host,

@@ -58,6 +58,7 @@ class KeptInstance(msgspec.Struct, frozen=True, kw_only=True):
         completed: When the job that ended last on it did; ``None`` while one is on it.
         engaged: The jobs that are on it.
         gone: It was given up or powered off; whoever hands it over again is told nothing new.
+        ended: When that was.
     """
 
     instance: Instance
@@ -68,6 +69,7 @@ class KeptInstance(msgspec.Struct, frozen=True, kw_only=True):
     completed: float | None = None
     engaged: list[str] = []
     gone: bool = False
+    ended: float | None = None
 
 
 class KeptJob(msgspec.Struct, kw_only=True):

@@ -23,12 +23,7 @@ def pool_of_instance(instance: Instance, job: str, *, here: bool) -> Pool:
         return Pool(ExecMode.CONSUME)
     if mode == ExecMode.CREATE:
         return Pool(ExecMode.CREATE, job=job or instance.tags.get(Tag.JOB, ""))
-    return Pool(
-        ExecMode.REUSE,
-        instance.tags.get(Tag.RUNTIME, ""),
-        instance.instance_type,
-        processes_of(instance),
-    )
+    return Pool(ExecMode.REUSE, instance.tags.get(Tag.RUNTIME, ""), instance.tags.get(Tag.KIND, ""))
 
 
 def processes_of(instance: Instance) -> int:
@@ -154,6 +149,7 @@ class Member:
             state=state,
             phase=phase,
             running=running,
+            kind=self.pool.kind,
             dismantle_in=None if due is None else max(0.0, due.at - self._clock.monotonic()),
             dismantle_why="" if due is None else due.why,
         )

@@ -6,6 +6,7 @@ import logging
 
 import msgspec
 
+from dayfly.clock import moment
 from dayfly.master import events as e
 from dayfly.master.dossier import Dossier
 from dayfly.master.hub import Hub
@@ -27,17 +28,18 @@ def recover(hub: Hub) -> None:
 
 
 def _recover_job(hub: Hub, kept: KeptJob) -> None:
-    started = None if kept.started is None else _moment(hub, kept.started)
+    started = None if kept.started is None else moment(hub.clock, kept.started)
     if kept.row is not None:
         hub.books.rows[kept.id] = kept.row
         if started is not None and kept.finished is not None:
-            hub.home.remember(started, _moment(hub, kept.finished))
+            hub.home.remember(started, moment(hub.clock, kept.finished))
     if kept.submit is None:
         return
     dossier = Dossier.of(kept.submit, kept)
     hub.books.add(dossier)
     if kept.row is not None:
         return
+    hub.till.opened(dossier.spec)
     now = hub.clock.monotonic()
     hub.home.job_began(kept.id, dossier.spec.policy, now if started is None else started)
     hub.handle(
@@ -55,6 +57,8 @@ def _recover_job(hub: Hub, kept: KeptJob) -> None:
 
 def _recover_instance(hub: Hub, kept: KeptInstance) -> None:
     now = hub.clock.now()
+    if kept.gone:
+        hub.till.count(kept)
     if kept.gone and kept.instance.launched_at < now - MEMORY:
         hub.books.journal.drop_instance(kept.instance.id)
         return
@@ -63,8 +67,3 @@ def _recover_instance(hub: Hub, kept: KeptInstance) -> None:
     completed = now if kept.engaged and not engaged else kept.completed
     kept = msgspec.structs.replace(kept, engaged=engaged, completed=completed)
     hub.fleet.adopt(kept, returning=True)
-
-
-def _moment(hub: Hub, date: float) -> float:
-    # A wall clock that was set back must not put the past into the future.
-    return hub.clock.monotonic() - max(0.0, hub.clock.now() - date)

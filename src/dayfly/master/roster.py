@@ -25,7 +25,7 @@ class Worker:
         self.pool = pool
         self.ready = False
         self.incarnation = ""
-        self.processes = max(1, pool.processes)
+        self.processes = 1
         self.held = 0
         self.jobs: dict[str, None] = {}
         self.engaged: dict[str, None] = {}

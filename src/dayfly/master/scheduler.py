@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from dayfly.cost import dollars
 from dayfly.master import events as e
 from dayfly.master import sizing
 from dayfly.master.dealer import Dealer
@@ -113,6 +114,9 @@ class Scheduler:
                 self._lost(event, now, out)
             case e.Tick():
                 self._tick(now, out)
+            case e.CostReached():
+                if job := self._jobs.get(event.job):
+                    self._stop_paying(job, event, out)
             case e.MasterLeaving():
                 for job in list(self._jobs.values()):
                     self._cut(job, out)
@@ -391,9 +395,22 @@ class Scheduler:
             self._ask_for_workers(job, "no worker of its kind is up", out)
 
     def _cut(self, job: Job, out: Actions) -> None:
-        undone = "some" if job.ledger.total is None else job.ledger.total - job.ledger.done
         reason = (
             f"job {job.spec.id} was cut by hard_dismantle_timeout"
-            f" ({job.spec.policy.hard:g} s) with {undone} of its calls not done"
+            f" ({job.spec.policy.hard:g} s) with {_undone(job)} of its calls not done"
         )
         self._close(job, JobState.FAILED, out, error="HardTimeoutError", reason=reason)
+
+    def _stop_paying(self, job: Job, event: e.CostReached, out: Actions) -> None:
+        cap = dollars(job.spec.max_cost or 0.0)
+        reason = (
+            f"job {job.spec.id} was cut by max_cost ({cap}) with {_undone(job)} of its calls not"
+            f" done: its VMs have cost {dollars(event.spent)}, at {dollars(event.hourly)} per hour;"
+            f" the {job.ledger.done} outcomes so far are kept"
+        )
+        self._close(job, JobState.FAILED, out, error="CostLimitError", reason=reason)
+
+
+def _undone(job: Job) -> str:
+    """How many calls have no outcome, as far as that can be told."""
+    return "some" if job.ledger.total is None else str(job.ledger.total - job.ledger.done)

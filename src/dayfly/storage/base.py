@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from dayfly.model import StorageConfig
+
 
 class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An object without its data.
@@ -90,6 +92,10 @@ class Storage(Protocol):
 
     async def download_file(self, key: str, path: str | Path) -> None:
         """Write an object's content to ``path``, whole or not at all."""
+        ...
+
+    async def locate(self) -> StorageConfig:
+        """The storage as a VM must know it to open it; makes a bucket that is missing."""
         ...
 
     async def aclose(self) -> None:

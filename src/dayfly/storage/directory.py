@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from dayfly.errors import ObjectExistsError, ObjectNotFoundError, StorageError
+from dayfly.model import StorageConfig
 from dayfly.storage.base import ObjectInfo
 from dayfly.storage.filenames import (
     CONTINUED,
@@ -189,6 +190,10 @@ class DirectoryStorage:
                     part.unlink(missing_ok=True)
 
         await asyncio.to_thread(download)
+
+    async def locate(self) -> StorageConfig:
+        """The directory, which the VMs of this machine see too."""
+        return StorageConfig(kind="localhost", location=str(self._root))
 
     async def aclose(self) -> None:
         """Nothing is held open between calls."""

@@ -20,6 +20,11 @@ def access(cluster: str) -> str:
     return f"{CLUSTERS}{cluster}/access"
 
 
+def launch(token: str) -> str:
+    """What is written down of one launch, before it is made."""
+    return f"{CLUSTERS}launches/{token}/"
+
+
 def function(job: str) -> str:
     """A job's pickled function, when it is too large to travel inline."""
     return f"{IN}{job}/function"

@@ -139,6 +139,13 @@ class Adopt(Message, frozen=True):
     job: str = ""
 
 
+class Ended(Message, frozen=True):
+    """The cloud tells that an instance has ended, and why."""
+
+    instance: str
+    reason: str
+
+
 class Cancel(Message, frozen=True):
     """Stop a job, or some of its calls."""
 
@@ -211,6 +218,8 @@ class JobStatus(Message, frozen=True):
         ready: Workers that can take its calls.
         coming: Workers on their way.
         waiting: What is being waited for, in words; empty while calls run.
+        cost: US dollars of its VMs so far; ``None`` where no price is known.
+        hourly: By how many dollars per hour that grows now.
     """
 
     job: str
@@ -219,6 +228,8 @@ class JobStatus(Message, frozen=True):
     ready: int
     coming: int
     waiting: str = ""
+    cost: float | None = None
+    hourly: float = 0.0
 
 
 class JobEnded(Message, frozen=True):
@@ -227,6 +238,7 @@ class JobEnded(Message, frozen=True):
     Attributes:
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
         after: The number of the last delivery; whoever has fewer follows again.
+        cost: US dollars of its VMs; ``None`` where no price is known.
     """
 
     job: str
@@ -234,6 +246,7 @@ class JobEnded(Message, frozen=True):
     after: int
     error: str = ""
     reason: str = ""
+    cost: float | None = None
 
 
 class WorkersNeeded(Message, frozen=True):
@@ -245,11 +258,18 @@ class WorkersNeeded(Message, frozen=True):
 
 
 class Notice(Message, frozen=True):
-    """Something that the user should read; ``level`` as in :mod:`logging`."""
+    """Something that the user should read; ``level`` as in :mod:`logging`.
+
+    Attributes:
+        lost: The instance that the master has given up, which the client may end.
+        silent: Whether that one never answered.
+    """
 
     level: str
     text: str
     job: str = ""
+    lost: str = ""
+    silent: bool = False
 
 
 class Jobs(Message, frozen=True):
@@ -378,6 +398,7 @@ FromClient: TypeAlias = (
     | Items
     | ItemsEnd
     | Adopt
+    | Ended
     | Cancel
     | Follow
     | Release

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from dayfly.clock import Clock, Entropy
-from dayfly.cloud.base import Resource
+from dayfly.cloud.base import Finding, Resource
+from dayfly.cloud.localhost.doctor import examine
 from dayfly.cloud.localhost.environment import user_name
 from dayfly.cloud.localhost.faults import Faults, read_faults
 from dayfly.cloud.localhost.plane import Plane
 from dayfly.errors import CloudError, ConfigError
-from dayfly.model import Instance, InstanceSpec, InstanceState, Launch
+from dayfly.model import Instance, InstanceSpec, InstanceState, Launch, Price
 
 _MAX_PROCESSES = 128
 #: Seconds that ``purge`` gives VMs for an orderly end, before it kills them.
@@ -45,11 +46,20 @@ class LocalhostCloud:
     ) -> None:
         self.directory = directory.absolute()
         self._clock = clock
+        self._entropy = entropy
         self._plane = Plane(self.directory, boot_time=boot_time, clock=clock, entropy=entropy)
 
     @property
     def name(self) -> str:  # noqa: D102
         return "localhost"
+
+    @property
+    def region(self) -> str:  # noqa: D102
+        return ""
+
+    @property
+    def pace(self) -> float:  # noqa: D102
+        return 0.1
 
     async def owner(self) -> str:  # noqa: D102
         return user_name()
@@ -67,7 +77,8 @@ class LocalhostCloud:
     async def launch(  # noqa: D102
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str
     ) -> Launch:
-        await self.processes(spec.instance_type)
+        for instance_type in spec.instance_types:
+            await self.processes(instance_type)
         if spec.spot and spec.on_poweroff == "stop":
             raise CloudError(
                 "a one-time spot instance cannot be stopped, and so not by its own shutdown",
@@ -107,6 +118,32 @@ class LocalhostCloud:
 
     async def console(self, instance_id: str) -> str:  # noqa: D102
         return await _off_loop(self._plane.console, instance_id)
+
+    async def admit(self) -> None:  # noqa: D102
+        pass  # the instances are on this machine
+
+    async def check_consumable(self, instance: Instance) -> None:  # noqa: D102
+        record = await _off_loop(self._plane.record, instance.id)
+        if record.on_poweroff == "terminate":
+            raise ConfigError(
+                f"the VM {instance.id} cannot be consumed: a poweroff in it would delete it",
+                cause="it was launched so that its own shutdown terminates it",
+                hint="dayfly localhost run makes one that is stopped instead",
+            )
+
+    async def prices(  # noqa: D102
+        self,
+        instance_types: Collection[str],
+        *,
+        spot: bool,  # noqa: ARG002  # neither costs anything here
+    ) -> dict[str, Price]:
+        return dict.fromkeys(instance_types, Price(hourly=0.0, source="this machine is yours"))
+
+    async def examine(self, workers: int) -> Sequence[Finding]:  # noqa: D102
+        return await examine(self.directory, workers, self._entropy)
+
+    async def aclose(self) -> None:  # noqa: D102
+        pass  # each step opens and closes what it needs
 
     async def inventory(self) -> Sequence[Resource]:  # noqa: D102
         return await _off_loop(self._plane.inventory)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from dayfly.cloud.localhost import ctl
+from dayfly.cloud.localhost import ctl, shadow
 from dayfly.cloud.localhost.record import Layout
 from dayfly.cloud.localhost.services import Services, UnitError
 
@@ -55,6 +55,8 @@ def write_commands(layout: Layout) -> None:
     words = [sys.executable, "-ISE", ctl.__file__, str(layout.root)]
     for name in ("systemctl", "poweroff", "halt", "shutdown"):
         _write_command(folder / name, f'#!/bin/sh\nexec {shlex.join(words)} {name} "$@"\n')
+    words = [sys.executable, "-ISE", shadow.__file__, str(layout.root)]
+    _write_command(folder / "chpasswd", f"#!/bin/sh\nexec {shlex.join(words)}\n")
     _write_command(folder / "sudo", _SUDO)
 
 
@@ -69,15 +71,24 @@ class Control:
     Args:
         services: Whom ``systemctl`` is about.
         power_off: Called once somebody asks for it.
+        reload_sshd: Called when somebody asks for that.
     """
 
-    def __init__(self, services: Services, power_off: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        *,
+        power_off: Callable[[], None],
+        reload_sshd: Callable[[], None],
+    ) -> None:
         self._services = services
         self._power_off = power_off
+        self._reload_sshd = reload_sshd
         self._verbs: dict[str, Callable[[str, set[str]], Awaitable[Answer]]] = {
             "start": self._start,
             "stop": self._stop,
             "restart": self._restart,
+            "reload": self._reload,
             "enable": self._enable,
             "disable": self._disable,
             "is-active": self._is_active,
@@ -164,6 +175,14 @@ class Control:
     async def _restart(self, name: str, _options: set[str]) -> Answer:
         await self._services.restart(name)
         return Answer()
+
+    async def _reload(self, name: str, _options: set[str]) -> Answer:
+        # The one service that is no process of its own here, by its name on Ubuntu.
+        if name.removesuffix(".service") == "ssh":
+            self._reload_sshd()
+            return Answer()
+        unit = self._services.get(name).unit.name
+        raise UnitError(f"Job type reload is not applicable for unit {unit}.")
 
     async def _enable(self, name: str, options: set[str]) -> Answer:
         self._services.enable(name)

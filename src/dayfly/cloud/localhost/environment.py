@@ -29,8 +29,16 @@ def user_name() -> str:
         return f"uid-{os.getuid()}"
 
 
-def machine_environment(layout: Layout, launcher: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a VM's supervisor and init: it finds dayfly, and carries the marks."""
+def machine_environment(
+    layout: Layout, launcher: Mapping[str, str], given: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of a VM's supervisor and init: it finds dayfly, and carries the marks.
+
+    Args:
+        layout: The VM's.
+        launcher: The environment of whoever powers it on, most of which stays there.
+        given: What this machine is to have all the same; it goes before the launcher's.
+    """
     kept = {
         name: value
         for name, value in launcher.items()
@@ -41,7 +49,9 @@ def machine_environment(layout: Layout, launcher: Mapping[str, str]) -> dict[str
     # A checkout must be named; site-packages is found, and would hide the standard library.
     if source not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *path):
         path.append(source)
-    return kept | {
+    return {
+        **kept,
+        **given,
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",  # the VM's own files never shadow modules
         "DAYFLY_INSTANCE": layout.id,

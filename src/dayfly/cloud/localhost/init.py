@@ -24,6 +24,7 @@ from dayfly.cloud.localhost.machine import Machine
 from dayfly.cloud.localhost.record import BY_GUEST, Record
 from dayfly.cloud.localhost.registry import Registry
 from dayfly.cloud.localhost.services import Services
+from dayfly.cloud.localhost.sshdconfig import SshdConfig
 from dayfly.cloud.localhost.userdata import UserData, WriteFile, argv, parse_user_data
 
 #: Seconds for services to end; the supervisor cuts the power a little later.
@@ -49,6 +50,7 @@ class Init:
             booted=time.monotonic(),
         )
         self._services = Services(self._machine)
+        self._sshd_config = SshdConfig(layout.root)
         self._first_boot = not (layout.root / "var/lib/cloud/instance").exists()
 
     async def run(self) -> None:
@@ -57,9 +59,12 @@ class Init:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
         self._prepare_disk()
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(
-                Control(self._services, self._ask_for_power_off).listening()
+            control = Control(
+                self._services,
+                power_off=self._ask_for_power_off,
+                reload_sshd=self._sshd_config.read,
             )
+            await stack.enter_async_context(control.listening())
             boot = asyncio.create_task(self._boot(stack))
             ended = asyncio.create_task(end.wait())
             await asyncio.wait([boot, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +92,8 @@ class Init:
             Path(name).mkdir(parents=True, exist_ok=True)
         Path("home/.ssh").chmod(0o700)
         write_commands(self._machine.layout)
+        if self._first_boot:
+            self._sshd_config.install()
 
     async def _boot(self, stack: contextlib.AsyncExitStack) -> None:
         say = self._machine.say
@@ -122,8 +129,15 @@ class Init:
         if self._record.fault == "silent_ssh":
             await stack.enter_async_context(sshd.say_nothing(instance.address, instance.ssh_port))
             return
+        self._sshd_config.read()
         await stack.enter_async_context(
-            sshd.serve(self._machine, host_key, instance.ssh_port, self._registry.directory)
+            sshd.serve(
+                self._machine,
+                self._sshd_config,
+                host_key,
+                instance.ssh_port,
+                self._registry.directory,
+            )
         )
         self._machine.say(f"sshd listens at {instance.address}:{instance.ssh_port}")
 

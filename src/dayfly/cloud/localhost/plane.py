@@ -45,20 +45,37 @@ class Plane:
         boot_time: See :class:`~dayfly.cloud.localhost.cloud.LocalhostCloud`.
         clock: For dates.
         entropy: For names and addresses.
+        environment: What a machine that this plane powers on finds in its environment,
+            beside what :func:`~dayfly.cloud.localhost.environment.machine_environment` keeps.
     """
 
     def __init__(
-        self, directory: Path, *, boot_time: float, clock: Clock, entropy: Entropy
+        self,
+        directory: Path,
+        *,
+        boot_time: float,
+        clock: Clock,
+        entropy: Entropy,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._directory = directory
         self._boot_time = boot_time
         self._clock = clock
         self._entropy = entropy
+        self._environment = dict(environment or {})
         self._registry = Registry(directory)
 
     def records(self) -> Sequence[Record]:
         """Every record, true as of now."""
         return self._registry.settled(self._clock.now())
+
+    def record(self, instance_id: str) -> Record:
+        """One record.
+
+        Raises:
+            InstanceNotFoundError: There is none.
+        """
+        return self._registry.read(instance_id)
 
     def launch(self, spec: InstanceSpec, count: int, minimum: int, token: str) -> Launch:
         """Launch instances."""
@@ -73,7 +90,7 @@ class Plane:
                 got = count if free is None else min(count, free)
                 if got < minimum:
                     raise CapacityError(
-                        f"{count} x {spec.instance_type} were asked for, at least {minimum}, "
+                        f"{count} x {spec.instance_types[0]} were asked for, at least {minimum}, "
                         f"and {got} can be had",
                         cause=_no_capacity(free),
                         hint="dayfly worker list; dayfly clean gives machines back",
@@ -93,7 +110,7 @@ class Plane:
         if len(records) < asked:
             shortfalls.append(
                 Shortfall(
-                    pool=spec.instance_type,
+                    pool=spec.instance_types[0],
                     asked=asked,
                     got=len(records),
                     code="InsufficientInstanceCapacity",
@@ -111,6 +128,7 @@ class Plane:
         stack: contextlib.ExitStack,
     ) -> tuple[Record, int]:
         """Make a VM's folder and record; its lock is held before anyone can see it."""
+        instance_type = spec.instance_types[0]  # no type of this machine is ever sold out alone
         taken = {other.instance.address for other in records}
         endpoint = draw_endpoint(taken, self._entropy)
         fault, rest = read_faults(self._directory).draw()
@@ -118,9 +136,9 @@ class Plane:
             write_faults(self._directory, rest)
         instance = Instance(
             id=f"i-{self._entropy.hex(17)}",
-            instance_type=spec.instance_type,
+            instance_type=instance_type,
             state=InstanceState.PENDING,
-            tags=spec.tags,
+            tags=spec.tags | spec.type_tags.get(instance_type, {}) | {Tag.LAUNCH.value: token},
             launched_at=self._clock.now(),
             address=endpoint.address,
             ssh_port=endpoint.ssh_port,
@@ -148,7 +166,7 @@ class Plane:
         starting = []
         for record, lock in machines:
             layout = self._registry.layout(record.id)
-            environment = machine_environment(layout, os.environ)
+            environment = machine_environment(layout, os.environ, self._environment)
             with layout.console.open("ab") as console:
                 starting.append(
                     subprocess.Popen(

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import asyncssh
 
+from dayfly.cloud.localhost import shadow
 from dayfly.cloud.localhost.faults import read_faults
 from dayfly.cloud.localhost.machine import Machine
 from dayfly.cloud.localhost.session import Session
+from dayfly.cloud.localhost.sshdconfig import SshdConfig
 from dayfly.cloud.localhost.userdata import SshKeys
 
 #: What a client may call this VM when it asks for a connection through it.
@@ -50,17 +52,20 @@ def _write(path: Path, text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serve(machine: Machine, key: Path, port: int, cloud: Path) -> AsyncIterator[None]:
+async def serve(
+    machine: Machine, config: SshdConfig, key: Path, port: int, cloud: Path
+) -> AsyncIterator[None]:
     """Serve SSH within a ``with``.
 
     Args:
         machine: The VM.
+        config: Its sshd's settings, as they are at each login.
         key: The host's private key.
         port: Where to listen.
         cloud: The cloud's directory, for the faults that it asks for.
     """
     acceptor = await asyncssh.create_server(
-        lambda: Server(machine, cloud),
+        lambda: Server(machine, config, cloud),
         machine.address,
         port,
         server_host_keys=[str(key)],
@@ -69,6 +74,7 @@ async def serve(machine: Machine, key: Path, port: int, cloud: Path) -> AsyncIte
         x11_forwarding=False,
         agent_forwarding=False,
         allow_scp=False,
+        kbdint_auth=False,
         compression_algs=["none"],
         login_timeout=30,
         keepalive_interval=30,
@@ -98,10 +104,14 @@ async def say_nothing(address: str, port: int) -> AsyncIterator[None]:
 
 
 class Server(asyncssh.SSHServer):
-    """One connection: public keys only, any user name, forwarding to this VM only."""
+    """One connection: any user name, by public key or, where that is set, by password.
 
-    def __init__(self, machine: Machine, cloud: Path) -> None:
+    It forwards to this VM only.
+    """
+
+    def __init__(self, machine: Machine, config: SshdConfig, cloud: Path) -> None:
         self._machine = machine
+        self._config = config
         self._cloud = cloud
         self._connection: asyncssh.SSHServerConnection | None = None
 
@@ -118,6 +128,16 @@ class Server(asyncssh.SSHServer):
         if self._connection is not None and keys.exists() and keys.stat().st_size:
             self._connection.set_authorized_keys(str(keys))
         return True
+
+    def password_auth_supported(self) -> bool:
+        """Whether passwords count, by sshd's settings."""
+        return self._config.passwords
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        """Hold a password against the account's, beside the loop: that takes a while."""
+        return await asyncio.to_thread(
+            shadow.is_password, self._machine.layout.root, username, password
+        )
 
     def session_requested(self) -> Session:
         """Run a command or a shell."""

@@ -1,0 +1,1 @@
+"""An AWS account in a region: its services' clients, and their errors in our words."""

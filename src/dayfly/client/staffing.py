@@ -1,0 +1,278 @@
+"""The workers of a session's jobs: found, launched, handed to the master, replaced, given back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from dayfly import errors
+from dayfly.client.ascent import Ascender, last_words, worker_processes
+from dayfly.client.channel import Phase
+from dayfly.client.conversation import Channel, Conversation
+from dayfly.client.estimate import estimate_note
+from dayfly.client.lookout import Lookout
+from dayfly.client.supply import Supplied, Supply, kind_of, missing, wanted
+from dayfly.model import ExecMode, Instance, InstanceState, JobSpec, WorkerRow
+from dayfly.parts import Parts
+from dayfly.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+Rows: TypeAlias = Callable[[], Awaitable[list[WorkerRow]]]
+
+
+class Host(Protocol):
+    """The session, as far as its workers go."""
+
+    async def tell(
+        self, channel: Channel, message: m.FromClient, *, remember: bool = False
+    ) -> None:
+        """See :meth:`dayfly.client.conversation.Conversation.tell`."""
+        ...
+
+    async def give_up(self, channel: Channel, error: Exception) -> None:
+        """A job cannot go on."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Do something beside; it ends with the session."""
+        ...
+
+
+class Staffing:
+    """Finds workers for jobs.
+
+    Args:
+        parts: Which cloud.
+        ascender: Knows the cluster.
+        conversation: With the master.
+        host: The session.
+
+    Attributes:
+        launches: Launches that are under way, which must not be cut in two.
+    """
+
+    def __init__(
+        self, parts: Parts, ascender: Ascender, conversation: Conversation, host: Host
+    ) -> None:
+        self._parts = parts
+        self._ascender = ascender
+        self._cluster = ascender.cluster
+        self._conversation = conversation
+        self._host = host
+        self._lookout = Lookout(self._cluster, parts.clock, parts.cloud.pace)
+        self.launches: set[asyncio.Task[None]] = set()
+
+    async def size(self, channel: Channel, calls: int) -> Supply:
+        """Fill in what only the session knows: workers, processes and interpreter.
+
+        Raises:
+            ConfigError: There is no such type, the VM must not be consumed, or ``max_cost``
+                does not even pay for the launch.
+        """
+        compute, spec = self._parts.config.compute, channel.request.spec
+        instance_types, most = spec.instance_types, compute.max_workers
+        if spec.mode is ExecMode.CONSUME:
+            vm = await self._cluster.look(compute.instance_id)
+            await self._parts.cloud.check_consumable(vm)
+            instance_types, most = [vm.instance_type], 1
+        processes = {name: await worker_processes(self._parts, name) for name in instance_types}
+        preferred = next(iter(processes.values()))
+        spec = msgspec.structs.replace(
+            spec,
+            instance_types=instance_types,
+            processes=preferred,
+            kind=kind_of(processes),
+            runtime=compute.interpreter,
+            wanted=wanted(calls, preferred, most),
+        )
+        if spec.max_cost is not None:
+            await estimate_note(self._parts, spec, launch=spec.wanted)
+        channel.request = msgspec.structs.replace(channel.request, spec=spec)
+        channel.supply = Supply(self._cluster, spec, processes)
+        return channel.supply
+
+    async def inquire(self, supply: Supply) -> Rows | None:
+        """Ask a master that is up for its workers, before it hears of the job.
+
+        Returns:
+            What waits for the answer; ``None`` when the master is down, so that its workers
+            are idle, and when the VM is the master itself.
+        """
+        if supply.spec.mode is ExecMode.CONSUME:
+            return None
+        if not self._conversation.open:
+            master = await self._ascender.find()
+            if master is None or master.state is not InstanceState.RUNNING:
+                return None
+        return await (await self._conversation.ascent()).door.ask_workers()
+
+    def begin(self, channel: Channel, supply: Supply, rows: Rows | None, *, fresh: bool) -> None:
+        """Find the workers of a new job, beside its submission.
+
+        Args:
+            channel: The job.
+            supply: Its workers.
+            rows: Waits for the master's answer; ``None`` when it is down.
+            fresh: Whether others may have launched what this client does not know of.
+        """
+        self._launch(channel, self._staff(channel, supply, rows, fresh=fresh))
+
+    async def replace(self, channel: Channel, count: int, reason: str) -> None:
+        """The master wants more workers for a job."""
+        if channel.supply is None:
+            return
+        if channel.launching:
+            channel.owed = count  # what is on its way already may be enough
+            return
+        channel.emit(m.Notice(level="warning", text=reason, job=channel.id))
+        self._launch(channel, channel.supply.launch(count, others=True))
+
+    async def dismiss(self, channel: Channel) -> None:
+        """The workers of ``create`` mode go with their job."""
+        supply = channel.supply
+        if supply is None or supply.spec.mode is not ExecMode.CREATE or not supply.launched:
+            return
+        if not supply.spec.policy.auto:
+            return  # the user's own switch: nothing is stopped automatically
+        try:
+            await self._parts.cloud.terminate(supply.launched)
+        except errors.CloudError as error:
+            log.warning("the workers of %s are left to their timers: %s", channel.id, error)
+
+    async def bury(self, channel: Channel, lost: m.Notice) -> None:
+        """Tell what a worker that never answered has printed, and end it: it costs money."""
+        try:
+            tail = await last_words(self._parts.cloud, lost.lost) if lost.silent else ""
+            await self._cluster.give_back([lost.lost])
+        except errors.CloudError as error:
+            log.warning("the lost worker %s is left to its own deadline: %s", lost.lost, error)
+            return
+        if tail:
+            text = f"{lost.lost} never answered; {tail}"
+            channel.emit(m.Notice(level="warning", text=text, job=channel.id))
+
+    # -- a launch --
+
+    def _launch(self, channel: Channel, work: Coroutine[Any, Any, Supplied]) -> None:
+        """Launch apart from the job: whatever becomes of it, a launch is never cut in two."""
+        task = self._host.spawn(self._adopt(channel, work), f"dayfly workers {channel.id}")
+        self.launches.add(task)
+        task.add_done_callback(self.launches.discard)
+
+    async def _adopt(self, channel: Channel, work: Coroutine[Any, Any, Supplied]) -> None:
+        """Hand the master what was launched."""
+        channel.launching = True
+        try:
+            supplied = await work
+            if supplied.notice:
+                channel.emit(m.Notice(level="warning", text=supplied.notice, job=channel.id))
+            if supplied.instances:
+                await self._hand_over(channel, supplied)
+        except errors.DayflyError as error:
+            await self._host.give_up(channel, error)
+            return
+        finally:
+            channel.launching = False
+        if channel.owed > len(supplied.instances) and not channel.ended:
+            owed, channel.owed = channel.owed - len(supplied.instances), 0
+            await self.replace(channel, owed, "fewer workers came than are needed")
+
+    async def _hand_over(self, channel: Channel, supplied: Supplied) -> None:
+        spec, instances = channel.request.spec, supplied.instances
+        if channel.ended and spec.mode is ExecMode.CREATE:
+            await self.dismiss(channel)
+            return
+        job = spec.id if spec.mode is ExecMode.CREATE else ""
+        adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
+        await self._host.tell(channel, adopt, remember=True)
+        if spec.mode is ExecMode.CONSUME:
+            return  # a user's own VM is not re-tagged
+        if self._lookout.watch(channel, instances):
+            self._host.spawn(self._look_out(), "dayfly lookout")
+        for token in supplied.tokens:
+            await self._cluster.settled(token)
+        await self._cluster.keep(instances)
+
+    async def _look_out(self) -> None:
+        """Tell the master of workers that ended before they had begun, so that it need not wait."""
+        async for channel, instance in self._lookout.ended():
+            why = instance.state_reason or "the cloud gives no reason"
+            reason = f"{instance.name} ({instance.id}) is {instance.state}: {why}"
+            if not channel.ended:
+                await self._host.tell(channel, m.Ended(instance=instance.id, reason=reason))
+
+    # -- a new job's workers --
+
+    async def _staff(
+        self, channel: Channel, supply: Supply, rows: Rows | None, *, fresh: bool
+    ) -> Supplied:
+        """Those that are there, and those that are missing, launched beside a master that is."""
+        spec, most = supply.spec, self._parts.config.compute.max_workers
+        if spec.mode is ExecMode.CONSUME:
+            ascent = await self._conversation.ascent()
+            return Supplied(instances=[supply.itself(ascent.instance)])
+        found: list[Instance] = []
+        if rows is not None:
+            lacking = missing(spec, await rows(), most)
+        else:
+            if spec.mode is ExecMode.REUSE:
+                found = (await supply.adoptable())[: spec.wanted]
+            lacking = spec.wanted - len(found)
+        taken = await supply.take_over(lacking) if fresh else Supplied()
+        known = {instance.id for instance in found}
+        new = [instance for instance in taken.instances if instance.id not in known]
+        lacking -= len(new)
+        if lacking > 0:
+            await self._estimate(channel, spec, lacking, master_up=rows is not None)
+        if rows is None and lacking > 0:
+            workers = "1 worker" if lacking == 1 else f"{lacking} workers"
+            channel.emit(Phase(waiting=f"the master and {workers} to be launched"))
+            await self._master_placed()
+        supplied = await supply.launch(lacking, others=lacking < spec.wanted)
+        if rows is not None:
+            ascent = await self._conversation.ascent()
+            await self._cluster.keep([ascent.instance])
+        return msgspec.structs.replace(
+            supplied,
+            instances=[*found, *new, *supplied.instances],
+            tokens=[*taken.tokens, *supplied.tokens],
+        )
+
+    async def _estimate(
+        self, channel: Channel, spec: JobSpec, launch: int, *, master_up: bool
+    ) -> None:
+        """Tell what a launch will cost, where that can be told."""
+        warm = spec.wanted - launch
+        try:
+            text = await estimate_note(
+                self._parts, spec, launch=launch, warm=warm, master_up=master_up
+            )
+        except errors.CloudError as error:
+            log.info("no estimate: %s", error)
+            return
+        if text:
+            channel.emit(m.Notice(level="info", text=text, job=channel.id))
+
+    async def _master_placed(self) -> None:
+        """Begin to bring the master up, and wait for its launch where workers could take its place.
+
+        Its boot goes on beside the workers'. Spot instances have capacity and quotas of their own.
+        """
+        ascent = self._host.spawn(self._ascend(), "dayfly ascent")
+        if self._parts.config.compute.request_spot_instances:
+            return
+        placed = asyncio.create_task(self._ascender.placed.wait(), name="dayfly placed")
+        try:
+            await asyncio.wait([ascent, placed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            placed.cancel()
+
+    async def _ascend(self) -> None:
+        with suppress(errors.DayflyError):  # whoever submits meets the same error, and tells
+            await self._conversation.ascent()

@@ -1,0 +1,159 @@
+"""Which machine image: the newest Ubuntu 22.04, or the one that was given."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+
+from dayfly.cloud.ec2.api import Ec2Api
+from dayfly.cloud.ec2.labels import Told, matching
+from dayfly.errors import ApiError, ConfigError
+
+log = logging.getLogger(__name__)
+
+#: Canonical's account. Names alone prove nothing: anybody may publish an image of any name.
+CANONICAL: Final = "099720109477"
+#: EC2's names of architectures -> Ubuntu's.
+_UBUNTU: Final = {"x86_64": "amd64", "arm64": "arm64"}
+#: Source: Canonical, "Find Ubuntu images on AWS"; gp2 in the path up to release 23.04.
+_PARAMETER: Final = (
+    "/aws/service/canonical/ubuntu/server/22.04/stable/current/{}/hvm/ebs-gp2/ami-id"
+)
+_NAME: Final = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{}-server-*"
+#: Seconds for which the newest image is not asked for again.
+_FRESH: Final = 3600.0
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine image.
+
+    Attributes:
+        architecture: By EC2's name: ``x86_64`` or ``arm64``.
+        root_device: The name of its root volume's device.
+        min_root: GiB that its root volume has at least.
+    """
+
+    id: str
+    architecture: str
+    root_device: str
+    name: str
+    min_root: int
+
+
+#: What this process knows: (region, target_ami, architecture) -> the image, and since when.
+_known: dict[tuple[str, str, str], tuple[Image, float]] = {}
+
+
+def forget() -> None:
+    """Ask again."""
+    _known.clear()
+
+
+async def find_image(api: Ec2Api, target_ami: str, architecture: str) -> Image:
+    """Find the image to launch, by one call where it is given, else by two; asked once an hour.
+
+    Args:
+        api: Where.
+        target_ami: The image that was given; empty: the newest Ubuntu 22.04.
+        architecture: Of the instance types, by EC2's name.
+
+    Raises:
+        ConfigError: There is no such image, or it is for other processors.
+    """
+    key = (api.region, target_ami, architecture)
+    now = api.clock.monotonic()
+    if key in _known and 0 <= now - _known[key][1] < _FRESH:
+        return _known[key][0]
+    if target_ami:
+        image = _image(await _given(api, target_ami))
+        if image.architecture != architecture:
+            raise ConfigError(
+                f"[aws_ec2] target_ami: {target_ami} is for {image.architecture} processors, and "
+                f"the instance types have {architecture} ones",
+                cause=f"its name is {image.name}",
+                hint="change target_ami, or worker_instance_type and master_instance_type",
+            )
+    else:
+        image = _image(await _ubuntu(api, architecture))
+    _known[key] = (image, now)
+    return image
+
+
+async def _given(api: Ec2Api, target_ami: str) -> Told:
+    try:
+        answer = await api.call("describe_images", ImageIds=[target_ami], IncludeDeprecated=True)
+    except ApiError as error:
+        if not error.code.startswith("InvalidAMIID."):
+            raise
+        found, cause = [], error.cause
+    else:
+        found, cause = answer["Images"], "it may be another account's, and not shared"
+    if not found:
+        raise ConfigError(
+            f"[aws_ec2] target_ami: there is no image {target_ami} in {api.region}",
+            cause=cause,
+            hint="correct target_ami, or leave it out: then it is the newest Ubuntu 22.04",
+        )
+    image: Told = found[0]
+    if image.get("State", "available") != "available":
+        raise ConfigError(
+            f"[aws_ec2] target_ami: the image {target_ami} is {image['State']}",
+            hint="wait until it is available, or give another one",
+        )
+    return image
+
+
+async def _ubuntu(api: Ec2Api, architecture: str) -> Told:
+    name = _UBUNTU.get(architecture)
+    if name is None:
+        raise ConfigError(
+            f"there is no Ubuntu for {architecture} processors",
+            hint="give worker_instance_type of another kind, or a target_ami",
+        )
+    try:
+        answer = await api.call("get_parameter", service="ssm", Name=_PARAMETER.format(name))
+        newest = str(answer["Parameter"]["Value"])
+        told = await api.call(
+            "describe_images", ImageIds=[newest], Owners=[CANONICAL], IncludeDeprecated=True
+        )
+        found = list(told["Images"])
+    except ApiError as error:
+        log.debug("the newest Ubuntu is looked for by its name: %s", error)
+        found = []
+    if not found:
+        found = [
+            image
+            async for page in api.pages(
+                "describe_images",
+                Owners=[CANONICAL],
+                Filters=[
+                    matching("name", _NAME.format(name)),
+                    matching("architecture", architecture),
+                    matching("state", "available"),
+                ],
+            )
+            for image in page["Images"]
+        ]
+    if not found:
+        raise ConfigError(
+            f"there is no Ubuntu 22.04 for {architecture} processors in {api.region}",
+            hint="name an image in target_ami",
+        )
+    return max(found, key=lambda image: str(image["CreationDate"]))
+
+
+def _image(told: Told) -> Image:
+    root = told.get("RootDeviceName", "/dev/sda1")
+    sizes = {
+        device.get("DeviceName"): device.get("Ebs", {}).get("VolumeSize", 0)
+        for device in told.get("BlockDeviceMappings", ())
+    }
+    return Image(
+        id=told["ImageId"],
+        architecture=told["Architecture"],
+        root_device=root,
+        name=told.get("Name", ""),
+        min_root=int(sizes.get(root, 0)),
+    )
