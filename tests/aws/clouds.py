@@ -11,8 +11,8 @@ from dayfly.aws.session import Aws
 from dayfly.clock import Clock, SystemClock, SystemEntropy
 from dayfly.cloud.base import Notes
 from dayfly.cloud.ec2.cloud import Ec2Cloud
+from dayfly.cloud.ec2.launch.pools import Resting
 from dayfly.cloud.ec2.limits import Limits
-from dayfly.cloud.ec2.pools import Resting
 from dayfly.config.sections import Ec2Section
 from tests.aws.emulator import EmulatedAws
 from tests.aws.notes import MemoryNotes

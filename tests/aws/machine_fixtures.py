@@ -15,7 +15,7 @@ import pytest
 import yaml
 from moto.sts.models import sts_backends
 
-from dayfly.cloud.ec2 import groundwork
+from dayfly.cloud.ec2.network import making
 from tests.aws.emulator import EmulatedAws
 from tests.aws.imds import Keys, MetadataService
 from tests.aws.machines import SSH_PORT, EmbeddedMachines
@@ -84,7 +84,7 @@ def machines(
     config_file.write_text(yaml.safe_dump(config))
     monkeypatch.setenv("DAYFLY_CONFIG_FILE", str(config_file))
     # The emulated EC2 lists what it made at once.
-    monkeypatch.setattr(groundwork, "SETTLE", 0.1)
+    monkeypatch.setattr(making, "SETTLE", 0.1)
 
     def zone(instance_id: str) -> str:
         return aws.world.lives[instance_id].pool[1]

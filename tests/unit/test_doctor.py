@@ -17,17 +17,18 @@ from dayfly.cli import doctor as command
 from dayfly.cli.root import dayfly
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.cloud.base import Finding
-from dayfly.cloud.ec2 import images, verdicts
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.doctor import examine
-from dayfly.cloud.ec2.instancetypes import TypeFacts
-from dayfly.cloud.ec2.network import Network, Subnet
-from dayfly.cloud.ec2.operations import OPERATIONS, When
-from dayfly.cloud.ec2.permissions import Probe, denied
-from dayfly.cloud.ec2.policies import Place
-from dayfly.cloud.ec2.probes import Scene, dry_runs, reads
-from dayfly.cloud.ec2.usage import Usage, purse, usage
-from dayfly.cloud.ec2.verdicts import Fleet
+from dayfly.cloud.ec2.doctor import verdicts
+from dayfly.cloud.ec2.doctor.examination import examine
+from dayfly.cloud.ec2.doctor.permitted import Probe, denied
+from dayfly.cloud.ec2.doctor.trials import Scene, dry_runs, reads
+from dayfly.cloud.ec2.doctor.usage import Usage, purse, usage
+from dayfly.cloud.ec2.doctor.verdicts import Fleet
+from dayfly.cloud.ec2.iam.operations import OPERATIONS, When
+from dayfly.cloud.ec2.iam.policies import Place
+from dayfly.cloud.ec2.launch import images
+from dayfly.cloud.ec2.launch.instancetypes import TypeFacts
+from dayfly.cloud.ec2.network.ensuring import Network, Subnet
 from dayfly.cloud.localhost import doctor as local
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import CloudError, StorageError

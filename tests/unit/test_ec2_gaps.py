@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dayfly.aws.session import Aws
-from dayfly.cloud.ec2 import pools
+from dayfly.cloud.ec2.launch import pools
 from dayfly.model import ALIVE, InstanceSpec, Launch, Tag
 from tests.aws.clouds import ec2_cloud, given_network
 from tests.aws.emulator import Call, EmulatedAws, HungUpError
@@ -162,4 +162,5 @@ async def test_a_launch_of_250_over_two_zones_with_a_shortage_is_250(
     assert len({i.id for i in launch.instances}) == 250
     assert {i.id for i in again.instances} == {i.id for i in launch.instances}
     assert len(await cloud.list(states=ALIVE)) == 250
-    assert [(s.asked, s.got) for s in launch.shortfalls] == [(50, 30)]
+    # Which of the zone's two batches came first is up to the wire.
+    assert [s.asked - s.got for s in launch.shortfalls] == [20]

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dayfly.cloud.ec2 import images, instancetypes
-from dayfly.cloud.ec2.images import CANONICAL, find_image
-from dayfly.cloud.ec2.instancetypes import TypeFacts, find_types
+from dayfly.cloud.ec2.launch import images, instancetypes
+from dayfly.cloud.ec2.launch.images import CANONICAL, find_image
+from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
 from dayfly.errors import ApiError, ConfigError
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import aws

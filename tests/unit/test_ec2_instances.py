@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dayfly.cloud.ec2 import ending, listing
 from dayfly.cloud.ec2.cloud import Ec2Cloud
-from dayfly.cloud.ec2.view import view
+from dayfly.cloud.ec2.instances import listing, terminating
+from dayfly.cloud.ec2.instances.view import view
 from dayfly.errors import CloudError, ConfigError, InstanceNotFoundError
 from dayfly.model import ALIVE, UP, Instance, InstanceSpec, InstanceState, Tag
 from tests.aws.clouds import ec2_cloud, given_network
@@ -224,7 +224,7 @@ async def test_an_instance_that_ec2_does_not_know_yet_is_ended_all_the_same(
     aws: EmulatedAws,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ending, "_PAUSE", 0.05)
+    monkeypatch.setattr(terminating, "_PAUSE", 0.05)
     aws.lag = 0.3
     instances = await launch(cloud, 3)
     await cloud.terminate([NOBODY, *(i.id for i in instances)])

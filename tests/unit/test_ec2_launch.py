@@ -15,9 +15,9 @@ import pytest
 from dayfly.aws.session import Aws
 from dayfly.clock import SystemClock
 from dayfly.cloud.ec2.cloud import Ec2Cloud
+from dayfly.cloud.ec2.launch.recipe import USER_DATA, pack_user_data, volumes
+from dayfly.cloud.ec2.launch.waves import Wave
 from dayfly.cloud.ec2.limits import Limits
-from dayfly.cloud.ec2.recipe import USER_DATA, pack_user_data, volumes
-from dayfly.cloud.ec2.waves import Wave
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import CapacityError, CloudError, ConfigError, DeniedError
 from dayfly.model import ALIVE, InstanceSpec, InstanceState, Launch, Tag

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from dayfly.cloud.ec2 import admission
-from dayfly.cloud.ec2.caller import public_address
-from dayfly.cloud.ec2.groundwork import lots
-from dayfly.cloud.ec2.inventory import inventory
-from dayfly.cloud.ec2.network import Network, ensure_network, find_network
+from dayfly.cloud.ec2.clean.inventory import inventory
+from dayfly.cloud.ec2.network import rules
+from dayfly.cloud.ec2.network.caller import public_address
+from dayfly.cloud.ec2.network.ensuring import Network, ensure_network, find_network
+from dayfly.cloud.ec2.network.making import lots
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ApiError, ConfigError
 from tests.aws.emulator import EmulatedAws
@@ -56,9 +56,9 @@ async def parts(api: Mortal) -> Counter[str]:
     return Counter(resource.kind for resource in await inventory(api, OWNER))
 
 
-async def rules(api: Mortal, group: str) -> set[tuple[int, str, str]]:
+async def rules_in(api: Mortal, group: str) -> set[tuple[int, str, str]]:
     answer = await api.call("describe_security_groups", GroupIds=[group])
-    found = admission.rules_of(answer["SecurityGroups"][0])
+    found = rules.rules_of(answer["SecurityGroups"][0])
     return {(rule.port, rule.source, rule.description) for rule in found}
 
 
@@ -88,7 +88,7 @@ async def check_whole(api: Mortal, network: Network, subnets: int = 6) -> None:
     }
     endpoints = (await api.call("describe_vpc_endpoints", Filters=mine))["VpcEndpoints"]
     assert [each["RouteTableIds"] for each in endpoints] == [[table["RouteTableId"]]]
-    assert await rules(api, network.security_group) == {
+    assert await rules_in(api, network.security_group) == {
         (22, f"{HOME}/32", "dayfly: alice@laptop"),
         (22, network.security_group, "dayfly"),
         (8080, network.security_group, "dayfly"),
@@ -259,7 +259,7 @@ async def test_a_caller_that_has_moved_is_let_in_from_there_only(aws: EmulatedAw
             "authorize_security_group_ingress",
             "revoke_security_group_ingress",
         ]
-        assert await rules(api, group) == {
+        assert await rules_in(api, group) == {
             (22, "192.0.2.9/32", "dayfly: alice@laptop"),
             (22, "198.51.100.1/32", "dayfly: alice@desk"),
             (22, group, "dayfly"),
@@ -283,7 +283,7 @@ async def test_ssh_comes_from_where_the_user_says(
             for _ in range(2):
                 network = await ensure_network(api, section, OWNER, caller="a@b", source=nobody)
         group = network.security_group
-        assert await rules(api, group) == {
+        assert await rules_in(api, group) == {
             *((2222, cidr, "dayfly: a@b") for cidr in section.ssh_cidr),
             (2222, group, "dayfly"),
             (8080, group, "dayfly"),
@@ -309,14 +309,14 @@ async def test_an_unknown_address_is_told_before_anything_is_made(aws: EmulatedA
 
 
 def test_a_caller_of_any_name_has_a_mark() -> None:
-    assert admission.mark("al'ice@höst") == "dayfly: al-ice@h-st"
-    assert len(admission.mark("x" * 300)) == 255
+    assert rules.mark("al'ice@höst") == "dayfly: al-ice@h-st"
+    assert len(rules.mark("x" * 300)) == 255
 
 
 async def test_the_service_is_never_open_to_the_world(aws: EmulatedAws) -> None:
     async with client() as api:
         group = (await ensure(api, SMALL)).security_group
-        assert {source for port, source, _ in await rules(api, group) if port == 8080} == {group}
+        assert {source for port, source, _ in await rules_in(api, group) if port == 8080} == {group}
 
 
 # -- what was given --

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dayfly.cloud.ec2.pools import (
+from dayfly.cloud.ec2.launch.pools import (
     CLOSE,
     CLOSE_SUBNET,
     DRY_FOR,
@@ -26,7 +26,7 @@ from dayfly.cloud.ec2.pools import (
     plan,
     unasked,
 )
-from dayfly.cloud.ec2.purses import code_of, family, name_of
+from dayfly.cloud.ec2.launch.quotas import code_of, family, name_of
 
 Cloud = Callable[[Batch], Outcome]
 

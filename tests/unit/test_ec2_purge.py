@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dayfly.cloud.ec2.inventory import KINDS, inventory
-from dayfly.cloud.ec2.network import ensure_network
-from dayfly.cloud.ec2.purge import ORDER, purge
+from dayfly.cloud.ec2.clean.inventory import KINDS, inventory
+from dayfly.cloud.ec2.clean.purge import ORDER, purge
+from dayfly.cloud.ec2.network.ensuring import ensure_network
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import CloudError
 from tests.aws.emulator import EmulatedAws
@@ -190,7 +190,7 @@ async def test_what_cannot_go_is_named_and_goes_next_time(aws: EmulatedAws) -> N
 async def test_a_group_that_others_use_keeps_only_what_it_needs(
     aws: EmulatedAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dayfly.cloud.ec2.purge.REST", 10.0)
+    monkeypatch.setattr("dayfly.cloud.ec2.clean.purge.REST", 10.0)
     async with client() as api:
         place = await make_network(api)
         await launch(api, aws, tags=THEIRS, **place)  # the user's own instance in our network
@@ -205,7 +205,7 @@ async def test_a_group_that_others_use_keeps_only_what_it_needs(
 async def test_an_instance_that_will_not_end_is_named(
     aws: EmulatedAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dayfly.cloud.ec2.purge.INSTANCES", 10.0)
+    monkeypatch.setattr("dayfly.cloud.ec2.clean.purge.INSTANCES", 10.0)
     async with client() as api:
         one, _two = await launch(api, aws, 2, **await make_network(api))
         # A protected instance keeps the others of its call.

@@ -17,8 +17,8 @@ from dayfly.aws.session import Aws
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.cloud.ec2.api import action
 from dayfly.cloud.ec2.cloud import Ec2Cloud
-from dayfly.cloud.ec2.operations import OPERATIONS
-from dayfly.cloud.ec2.policies import HOLDERS, Holder, Place, missing, policy
+from dayfly.cloud.ec2.iam.operations import OPERATIONS
+from dayfly.cloud.ec2.iam.policies import HOLDERS, Holder, Place, missing, policy
 from dayfly.config.sections import Ec2Section
 from dayfly.model import ExecMode, InstanceSpec, Tag
 from dayfly.storage import keys
@@ -83,7 +83,7 @@ def trees(pattern: str) -> Iterator[tuple[Path, ast.Module]]:
 
 def calls_of_ec2() -> Iterator[tuple[str, str]]:
     """Every ``api.call("...")`` and ``api.pages("...")``."""
-    for path, tree in trees("cloud/ec2/*.py"):
+    for path, tree in trees("cloud/ec2/**/*.py"):
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue

@@ -19,7 +19,7 @@ from dayfly.storage import keys
 from dayfly.storage.base import Storage
 
 if TYPE_CHECKING:
-    from dayfly.cloud.ec2.policies import Holder
+    from dayfly.cloud.ec2.iam.policies import Holder
     from dayfly.config import Config
 
 HOLDERS = ("client", "master", "worker", "instance")
@@ -162,8 +162,8 @@ async def make_policy(config: Config, holder: Holder) -> dict[str, Any]:
     Raises:
         ConfigError: The backend is not EC2, or nobody knows the account.
     """
-    from dayfly.cloud.ec2.policies import Place as Account
-    from dayfly.cloud.ec2.policies import policy
+    from dayfly.cloud.ec2.iam.policies import Place as Account
+    from dayfly.cloud.ec2.iam.policies import policy
     from dayfly.parts import open_parts
     from dayfly.storage.s3.bucket import Bucket
 

@@ -10,23 +10,23 @@ from typing import Final
 from dayfly.aws.session import Aws
 from dayfly.clock import Clock, Entropy
 from dayfly.cloud.base import Finding, Notes, Resource
-from dayfly.cloud.ec2 import changing
 from dayfly.cloud.ec2.api import Ec2Api, say
-from dayfly.cloud.ec2.caller import public_address
-from dayfly.cloud.ec2.doctor import examine
-from dayfly.cloud.ec2.ending import terminate
-from dayfly.cloud.ec2.instancetypes import find_types
-from dayfly.cloud.ec2.inventory import inventory
-from dayfly.cloud.ec2.launching import Launcher
+from dayfly.cloud.ec2.clean.inventory import inventory
+from dayfly.cloud.ec2.clean.purge import purge
+from dayfly.cloud.ec2.doctor.examination import examine
+from dayfly.cloud.ec2.instances import changing
+from dayfly.cloud.ec2.instances.listing import Listing
+from dayfly.cloud.ec2.instances.terminating import terminate
+from dayfly.cloud.ec2.launch.instancetypes import find_types
+from dayfly.cloud.ec2.launch.launching import Launcher
+from dayfly.cloud.ec2.launch.pools import RESTING, Outlook, Resting
+from dayfly.cloud.ec2.launch.preparing import Findings, find_out, new_order
+from dayfly.cloud.ec2.launch.waves import Order
 from dayfly.cloud.ec2.limits import SHARED, Limits
-from dayfly.cloud.ec2.listing import Listing
-from dayfly.cloud.ec2.network import Network, ensure_network
-from dayfly.cloud.ec2.pools import RESTING, Outlook, Resting
-from dayfly.cloud.ec2.preparing import Findings, find_out, new_order
+from dayfly.cloud.ec2.network.caller import public_address
+from dayfly.cloud.ec2.network.ensuring import Network, ensure_network
+from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.prices import find_prices
-from dayfly.cloud.ec2.purge import purge
-from dayfly.cloud.ec2.races import together
-from dayfly.cloud.ec2.waves import Order
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ConfigError, DayflyError
 from dayfly.model import ExecMode, Instance, InstanceSpec, InstanceState, Launch, Price

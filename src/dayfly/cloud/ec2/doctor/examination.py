@@ -10,16 +10,10 @@ import msgspec
 
 from dayfly.cloud.base import Finding
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.images import Image, find_image
-from dayfly.cloud.ec2.instancetypes import TypeFacts, find_types
-from dayfly.cloud.ec2.network import Network, find_network
-from dayfly.cloud.ec2.permissions import try_all, untried
-from dayfly.cloud.ec2.policies import Place
-from dayfly.cloud.ec2.prices import find_prices
-from dayfly.cloud.ec2.probes import Scene, dry_runs, reads
-from dayfly.cloud.ec2.purses import code_of, name_of
-from dayfly.cloud.ec2.usage import tags_of, usage
-from dayfly.cloud.ec2.verdicts import (
+from dayfly.cloud.ec2.doctor.permitted import try_all, untried
+from dayfly.cloud.ec2.doctor.trials import Scene, dry_runs, reads
+from dayfly.cloud.ec2.doctor.usage import tags_of, usage
+from dayfly.cloud.ec2.doctor.verdicts import (
     Fleet,
     Prices,
     finding,
@@ -31,6 +25,12 @@ from dayfly.cloud.ec2.verdicts import (
     of_type,
     of_zones,
 )
+from dayfly.cloud.ec2.iam.policies import Place
+from dayfly.cloud.ec2.launch.images import Image, find_image
+from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
+from dayfly.cloud.ec2.launch.quotas import code_of, name_of
+from dayfly.cloud.ec2.network.ensuring import Network, find_network
+from dayfly.cloud.ec2.prices import find_prices
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import DayflyError
 from dayfly.model import ExecMode, Tag

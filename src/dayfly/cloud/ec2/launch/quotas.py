@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dayfly.cloud.ec2.pools import VOLUMES
+from dayfly.cloud.ec2.launch.pools import VOLUMES
 
 _STANDARD: Final = "Standard (A, C, D, H, I, M, R, T, Z)"
 #: Family -> the codes of its quotas, on-demand and spot.
@@ -45,7 +45,7 @@ def family(instance_type: str) -> str:
 
 
 def code_of(quota: str) -> str:
-    """The code of a quota, as :attr:`dayfly.cloud.ec2.pools.Pool.purse` names it."""
+    """The code of a quota, as :attr:`dayfly.cloud.ec2.launch.pools.Pool.purse` names it."""
     if quota == VOLUMES:
         return _VOLUMES_CODE
     market, _, name = quota.partition("/")

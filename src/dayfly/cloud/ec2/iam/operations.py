@@ -1,6 +1,6 @@
 """Every operation of AWS that dayfly's code calls, and the rights that each needs.
 
-The policies (:mod:`dayfly.cloud.ec2.policies`) are made from this table and a test holds it
+The policies (:mod:`dayfly.cloud.ec2.iam.policies`) are made from this table and a test holds it
 equal to the calls in the source, so a right that nothing uses cannot stay, and none can be
 missing.
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from dayfly.cloud.base import Resource
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.labels import Filters, Told, matching, ours, tags_of
-from dayfly.cloud.ec2.races import together
+from dayfly.cloud.ec2.marks import Filters, Told, matching, ours, tags_of
+from dayfly.cloud.ec2.persistence import together
 from dayfly.model import InstanceState, Tag
 
 #: Spot requests in other states hold nothing.

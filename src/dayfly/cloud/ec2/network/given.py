@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.labels import Filters, Told, matching
+from dayfly.cloud.ec2.marks import Filters, Told, matching
 from dayfly.config.sections import Ec2Section
 from dayfly.config.shapes import several
 from dayfly.errors import ConfigError

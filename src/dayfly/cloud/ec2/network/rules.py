@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dayfly.cloud.ec2.labels import Told
+from dayfly.cloud.ec2.marks import Told
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from dayfly.cloud.ec2.api import meaning, message_of
-from dayfly.cloud.ec2.pools import (
+from dayfly.cloud.ec2.launch.pools import (
     CLOSE,
     CLOSE_SUBNET,
     HALT,
@@ -18,9 +18,9 @@ from dayfly.cloud.ec2.pools import (
     Batch,
     Outcome,
 )
-from dayfly.cloud.ec2.purses import name_of
+from dayfly.cloud.ec2.launch.quotas import name_of
+from dayfly.cloud.ec2.launch.waves import Order, Wave
 from dayfly.cloud.ec2.reactions import Kind
-from dayfly.cloud.ec2.waves import Order, Wave
 from dayfly.errors import ApiError, CapacityError, ConfigError, DayflyError
 from dayfly.model import Instance
 

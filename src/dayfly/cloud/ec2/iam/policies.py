@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from dayfly.cloud.ec2.operations import OPERATIONS, On, Operation, Right, When, Who
+from dayfly.cloud.ec2.iam.operations import OPERATIONS, On, Operation, Right, When, Who
 from dayfly.config.sections import Ec2Section
 from dayfly.model import ExecMode, Tag
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dayfly.cloud.ec2.api import Ec2Api, meaning, message_of
-from dayfly.cloud.ec2.listing import Listing
+from dayfly.cloud.ec2.instances.listing import Listing
 from dayfly.cloud.ec2.reactions import Kind
 from dayfly.errors import ApiError
 

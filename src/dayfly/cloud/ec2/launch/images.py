@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.labels import Told, matching
+from dayfly.cloud.ec2.marks import Told, matching
 from dayfly.errors import ApiError, ConfigError
 
 log = logging.getLogger(__name__)

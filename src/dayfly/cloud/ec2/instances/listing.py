@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.view import view
+from dayfly.cloud.ec2.instances.view import view
 from dayfly.model import Instance, InstanceState
 
 #: Seconds after a launch within which an instance that is not known is one that is not known yet.

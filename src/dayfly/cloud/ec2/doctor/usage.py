@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from dayfly.cloud.ec2.purses import family
+from dayfly.cloud.ec2.launch.quotas import family
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def purse(instance_type: str, *, spot: bool) -> str:
-    """The quota that an instance counts against, as :attr:`~dayfly.cloud.ec2.pools.Pool.purse`."""
+    """The quota that an instance counts against, as :attr:`.launch.pools.Pool.purse` has it."""
     return f"{'spot' if spot else 'on-demand'}/{family(instance_type)}"
 
 

@@ -2,7 +2,7 @@
 
 Nothing here remembers: what there is, the listings say, so a purge that was cut short is
 finished by the next one. The security group goes before the rest of a network, because its
-presence says that the network is whole (:mod:`dayfly.cloud.ec2.groundwork`); route tables go
+presence says that the network is whole (:mod:`dayfly.cloud.ec2.network.making`); route tables go
 before the gateways that they lead to.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from dayfly.cloud.ec2.api import Ec2Api, meaning, message_of
-from dayfly.cloud.ec2.inventory import Found, inventory
-from dayfly.cloud.ec2.races import together
+from dayfly.cloud.ec2.clean.inventory import Found, inventory
+from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.reactions import Kind
 from dayfly.errors import ApiError, CloudError
 

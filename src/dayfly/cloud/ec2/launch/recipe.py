@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dayfly.cloud.ec2.pools import Batch
+from dayfly.cloud.ec2.launch.pools import Batch
 from dayfly.errors import ConfigError
 from dayfly.model import InstanceSpec, Tag
 

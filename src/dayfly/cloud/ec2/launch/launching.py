@@ -10,12 +10,12 @@ import msgspec
 
 from dayfly.cloud.base import Notes
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.listing import YOUNG, Listing
-from dayfly.cloud.ec2.outcomes import Carried, answered, complaint, may_be_new, refused
-from dayfly.cloud.ec2.pools import RESTING, Batch, Outlook, Resting, learn, plan, unasked
-from dayfly.cloud.ec2.recipe import client_token, parameters
-from dayfly.cloud.ec2.view import view
-from dayfly.cloud.ec2.waves import Book, Order, Wave
+from dayfly.cloud.ec2.instances.listing import YOUNG, Listing
+from dayfly.cloud.ec2.instances.view import view
+from dayfly.cloud.ec2.launch.outcomes import Carried, answered, complaint, may_be_new, refused
+from dayfly.cloud.ec2.launch.pools import RESTING, Batch, Outlook, Resting, learn, plan, unasked
+from dayfly.cloud.ec2.launch.recipe import client_token, parameters
+from dayfly.cloud.ec2.launch.waves import Book, Order, Wave
 from dayfly.errors import ApiError, DayflyError
 from dayfly.model import Instance, Launch, Shortfall, Tag
 

@@ -8,11 +8,11 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from dayfly.cloud.base import Finding
-from dayfly.cloud.ec2.images import Image
-from dayfly.cloud.ec2.instancetypes import TypeFacts
-from dayfly.cloud.ec2.network import Network
-from dayfly.cloud.ec2.purses import code_of, name_of
-from dayfly.cloud.ec2.usage import Usage, purse
+from dayfly.cloud.ec2.doctor.usage import Usage, purse
+from dayfly.cloud.ec2.launch.images import Image
+from dayfly.cloud.ec2.launch.instancetypes import TypeFacts
+from dayfly.cloud.ec2.launch.quotas import code_of, name_of
+from dayfly.cloud.ec2.network.ensuring import Network
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ConfigError, DayflyError, DeniedError
 from dayfly.model import Price

@@ -19,8 +19,8 @@ from typing import Final
 import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.labels import Labels, Told, matching
-from dayfly.cloud.ec2.races import together
+from dayfly.cloud.ec2.marks import Labels, Told, matching
+from dayfly.cloud.ec2.persistence import together
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ApiError, ConfigError
 

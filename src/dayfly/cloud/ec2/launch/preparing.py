@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.images import Image, find_image
-from dayfly.cloud.ec2.instancetypes import TypeFacts, find_types
-from dayfly.cloud.ec2.network import Network
-from dayfly.cloud.ec2.pools import Outlook, Pool, order
+from dayfly.cloud.ec2.launch.images import Image, find_image
+from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
+from dayfly.cloud.ec2.launch.pools import Outlook, Pool, order
+from dayfly.cloud.ec2.launch.quotas import family
+from dayfly.cloud.ec2.launch.recipe import Recipe, pack_user_data, volumes
+from dayfly.cloud.ec2.launch.waves import Order
+from dayfly.cloud.ec2.network.ensuring import Network
+from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.prices import find_prices
-from dayfly.cloud.ec2.purses import family
-from dayfly.cloud.ec2.races import together
-from dayfly.cloud.ec2.recipe import Recipe, pack_user_data, volumes
-from dayfly.cloud.ec2.waves import Order
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ConfigError
 from dayfly.model import InstanceSpec, Price

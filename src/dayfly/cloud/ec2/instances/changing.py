@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dayfly.cloud.ec2.api import Ec2Api, meaning, message_of
-from dayfly.cloud.ec2.listing import YOUNG, Listing
+from dayfly.cloud.ec2.instances.listing import YOUNG, Listing
 from dayfly.cloud.ec2.reactions import Kind
 from dayfly.errors import ApiError, CloudError, ConfigError, InstanceNotFoundError
 from dayfly.model import UP, Instance, InstanceState

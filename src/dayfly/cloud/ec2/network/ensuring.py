@@ -1,7 +1,7 @@
 """Where instances are launched: subnets of one VPC, and a security group in it.
 
 What the configuration names is used and never altered. What it does not name is dayfly's own
-(:mod:`dayfly.cloud.ec2.groundwork`), and found again by its tags from any machine. Two listings
+(:mod:`dayfly.cloud.ec2.network.making`), and found again by its tags from any machine. Two listings
 tell whether all is there.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from dayfly.cloud.ec2 import admission
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.given import check_group, check_subnets, list_groups, list_subnets
-from dayfly.cloud.ec2.groundwork import Ground, make_group, make_network
-from dayfly.cloud.ec2.labels import NETWORK, Labels, Told, matching, ours, tags_of
-from dayfly.cloud.ec2.races import persist, together
+from dayfly.cloud.ec2.marks import NETWORK, Labels, Told, matching, ours, tags_of
+from dayfly.cloud.ec2.network import rules
+from dayfly.cloud.ec2.network.given import check_group, check_subnets, list_groups, list_subnets
+from dayfly.cloud.ec2.network.making import Ground, make_group, make_network
+from dayfly.cloud.ec2.persistence import persist, together
 from dayfly.config.sections import Ec2Section
 from dayfly.config.shapes import several
 from dayfly.errors import ConfigError
@@ -160,7 +160,7 @@ async def _origin(section: Ec2Section, source: Source) -> _Origin:
     """From where the caller is let in; nobody is asked where the group is the user's."""
     given = several(section.ssh_cidr)
     if given or section.security_group_id:
-        admission.warn_of_the_world(given)
+        rules.warn_of_the_world(given)
         return _Origin(cidrs=given)
     try:
         return _Origin(cidrs=(await source(),))
@@ -180,26 +180,26 @@ async def _admit(
     Raises:
         ConfigError: It is not known from where, and never was.
     """
-    have = list(admission.rules_of(group))
+    have = list(rules.rules_of(group))
     cidrs = origin.cidrs
     if origin.unknown is not None:
-        cidrs = tuple(r.source for r in have if r.description == admission.mark(caller))
+        cidrs = tuple(r.source for r in have if r.description == rules.mark(caller))
         if not cidrs:
             raise origin.unknown
         log.warning("SSH is let in from %s, as before: %s", ", ".join(cidrs), origin.unknown)
-    want = admission.wanted(group["GroupId"], section.ssh_port, cidrs, caller)
-    missing, stale = admission.changes(have, want)
+    want = rules.wanted(group["GroupId"], section.ssh_port, cidrs, caller)
+    missing, stale = rules.changes(have, want)
     if missing:
         await api.call(
             "authorize_security_group_ingress",
             GroupId=group["GroupId"],
-            IpPermissions=admission.permissions(missing),
+            IpPermissions=rules.permissions(missing),
         )
     if stale:
         await api.call(
             "revoke_security_group_ingress",
             GroupId=group["GroupId"],
-            IpPermissions=admission.permissions(stale, described=False),
+            IpPermissions=rules.permissions(stale, described=False),
         )
 
 

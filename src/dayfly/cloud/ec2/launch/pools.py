@@ -27,7 +27,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """One market, type and subnet.
 
     Attributes:
-        family: Which quota counts it, see :func:`dayfly.cloud.ec2.purses.family`.
+        family: Which quota counts it, see :func:`dayfly.cloud.ec2.launch.quotas.family`.
         vcpus: Of one instance.
         hourly: US dollars, as they go into a tag; empty where nobody knows.
     """

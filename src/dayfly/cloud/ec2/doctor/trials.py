@@ -13,15 +13,15 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.images import Image
-from dayfly.cloud.ec2.network import Network
-from dayfly.cloud.ec2.operations import OPERATIONS, When
-from dayfly.cloud.ec2.permissions import Probe
-from dayfly.cloud.ec2.policies import Place, applies
-from dayfly.cloud.ec2.pools import Batch, Pool
-from dayfly.cloud.ec2.purses import code_of
-from dayfly.cloud.ec2.recipe import Recipe, pack_user_data, parameters, volumes
-from dayfly.cloud.ec2.usage import purse
+from dayfly.cloud.ec2.doctor.permitted import Probe
+from dayfly.cloud.ec2.doctor.usage import purse
+from dayfly.cloud.ec2.iam.operations import OPERATIONS, When
+from dayfly.cloud.ec2.iam.policies import Place, applies
+from dayfly.cloud.ec2.launch.images import Image
+from dayfly.cloud.ec2.launch.pools import Batch, Pool
+from dayfly.cloud.ec2.launch.quotas import code_of
+from dayfly.cloud.ec2.launch.recipe import Recipe, pack_user_data, parameters, volumes
+from dayfly.cloud.ec2.network.ensuring import Network
 from dayfly.config.sections import Ec2Section
 from dayfly.model import ExecMode, InstanceSpec, Role, Tag
 
@@ -31,7 +31,7 @@ Call: TypeAlias = Callable[[], Awaitable[object]]
 _SPARE: Final = frozenset({When.CLEAN, When.DOCTOR})
 #: Who may not call it finds the image by its name.
 _SPARED: Final = "get_parameter"
-#: One of those that :mod:`dayfly.cloud.ec2.images` reads.
+#: One of those that :mod:`dayfly.cloud.ec2.launch.images` reads.
 _UBUNTU: Final = (
     "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id"
 )

@@ -11,8 +11,8 @@ from __future__ import annotations
 import msgspec
 
 from dayfly.cloud.base import Notes
-from dayfly.cloud.ec2.pools import Batch, Outlook
-from dayfly.cloud.ec2.recipe import Recipe
+from dayfly.cloud.ec2.launch.pools import Batch, Outlook
+from dayfly.cloud.ec2.launch.recipe import Recipe
 from dayfly.model import Shortfall
 
 

@@ -17,8 +17,8 @@ import msgspec
 from dayfly.aws.errors import Denial, denial_of
 from dayfly.cloud.base import Finding
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.operations import OPERATIONS, Operation
-from dayfly.cloud.ec2.policies import Place, missing
+from dayfly.cloud.ec2.iam.operations import OPERATIONS, Operation
+from dayfly.cloud.ec2.iam.policies import Place, missing
 from dayfly.errors import ApiError, DayflyError, DeniedError
 
 #: The answer to a dry run that would have been allowed.

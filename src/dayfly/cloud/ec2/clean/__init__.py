@@ -1,0 +1,1 @@
+"""Everything of ours in an account: listed, and removed."""

@@ -1,0 +1,1 @@
+"""What keeps a fleet from being had, found out beforehand."""

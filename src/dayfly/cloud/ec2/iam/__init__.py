@@ -1,0 +1,1 @@
+"""Which calls are made, and the policies that allow just these."""

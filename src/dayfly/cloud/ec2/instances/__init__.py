@@ -1,0 +1,1 @@
+"""Instances that exist: seen, listed, changed, ended."""

@@ -1,0 +1,1 @@
+"""Where instances are launched, and who reaches them."""
