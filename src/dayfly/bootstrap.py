@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from dayfly.model import DismantlePolicy, MasterConfig, WorkerConfig
+from dayfly.model import DismantlePolicy, Guarded, MasterConfig, WorkerConfig
 
 Service = Literal["master", "worker"]
 
@@ -41,7 +41,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, bytes]
 
 
-class HostIdentity(msgspec.Struct, frozen=True, kw_only=True):
+class HostIdentity(Guarded, frozen=True, kw_only=True):
     """A VM's own SSH key, signed by the cluster, in OpenSSH's formats."""
 
     private_key: str

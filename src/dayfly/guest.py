@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 
 from dayfly.clock import Clock
@@ -19,11 +20,30 @@ log = logging.getLogger(__name__)
 #: Seconds in which further moves of the deadline are gathered into one write. It must be well
 #: below the slack by which the VM's own deadline lies behind its orchestrator's.
 GATHER = 1.0
+#: Libraries that tell of every connection and every key that they find.
+CHATTY = ("aiobotocore", "asyncssh", "botocore")
 
 
 def path(absolute: str) -> Path:
     """Where an absolute path of this VM lies."""
     return Path(os.environ.get("DAYFLY_ROOT", "") + absolute)
+
+
+def log_at(level: str) -> None:
+    """Log to stderr, which is the service's log file; libraries tell only what is wrong.
+
+    Args:
+        level: By its name, in small letters.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    if level != "debug":
+        for library in CHATTY:
+            logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def ready() -> None:

@@ -7,11 +7,29 @@ seconds. Values that cross the wire are msgspec structs.
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Role = Literal["master", "worker"]
+
+#: Fields that are never printed: in a notebook, tracebacks show every local variable.
+_SECRETS: Final = frozenset(
+    {"user_key", "host_ca_key", "client_secret", "worker_secret", "secret", "private_key",
+     "ssh_password", "user_data"}
+)  # fmt: skip
+
+
+class Guarded(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that keeps its secrets to itself when it is printed."""
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if value and name in _SECRETS else repr(value)}"
+            for name in self.__struct_fields__
+            for value in [getattr(self, name)]
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class ExecMode(StrEnum):
@@ -65,7 +83,7 @@ class Tag(StrEnum):
     EXPIRES_AT = "dayfly:expires-at"
 
 
-class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True):
+class InstanceSpec(Guarded, frozen=True, kw_only=True):
     """What to launch. One spec describes every instance of one launch.
 
     Attributes:
@@ -330,15 +348,17 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True):
         kind: ``localhost`` or ``aws_s3``.
         location: A directory, or a bucket.
         account: Who must own the bucket; empty: not checked.
+        scope: Whose part of it is meant, see :mod:`dayfly.storage.scoped`.
     """
 
     kind: str
     location: str
     region: str = ""
     account: str = ""
+    scope: str = ""
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True):
+class Access(Guarded, frozen=True, kw_only=True):
     """A cluster's keys and secrets, in OpenSSH's formats; made once, kept in storage.
 
     Attributes:
@@ -362,7 +382,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     worker_secret: str
 
 
-class MasterConfig(msgspec.Struct, frozen=True, kw_only=True):
+class MasterConfig(Guarded, frozen=True, kw_only=True):
     """What the master's service reads at its start, from a file that only it can read.
 
     Attributes:
@@ -386,7 +406,7 @@ class MasterConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerConfig(Guarded, frozen=True, kw_only=True):
     """What a worker's agent reads at its start, from a file that only it can read.
 
     Attributes:

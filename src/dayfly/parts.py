@@ -15,6 +15,7 @@ from dayfly.model import StorageConfig
 from dayfly.shell.base import Shell
 from dayfly.storage.base import Storage
 from dayfly.storage.notes import StorageNotes
+from dayfly.storage.scoped import ScopedStorage
 
 if TYPE_CHECKING:
     from dayfly.aws.session import Aws
@@ -53,23 +54,32 @@ class Parts:
 def open_parts(config: Config) -> Parts:
     """Make the parts that a configuration names; nothing is connected yet."""
     aws = _open_aws(config)
-    storage = open_storage(config.storage_config, aws)
-    return Parts(
-        config=config,
-        cloud=_open_cloud(config, storage, aws),
-        storage=storage,
-        shell=open_shell(),
-        aws=aws,
-    )
+
+    async def scope() -> str:
+        return await scope_of(cloud)
+
+    storage = ScopedStorage(_open_storage(config.storage_config, aws), scope)
+    cloud = _open_cloud(config, storage, aws)
+    return Parts(config=config, cloud=cloud, storage=storage, shell=open_shell(), aws=aws)
 
 
-def open_storage(config: StorageConfig, aws: Aws | None = None) -> Storage:
-    """Open a storage.
+async def scope_of(cloud: Cloud) -> str:
+    """Whose part of a storage this is: one owner's, in one cloud and region."""
+    names = (cloud.name, cloud.region, await cloud.owner())
+    return "-".join(name.replace("/", "-") for name in names if name)
 
-    Args:
-        config: Which one.
-        aws: The account, on the client; a VM opens one of its own, by its role.
-    """
+
+def open_storage(config: StorageConfig) -> Storage:
+    """Open a storage on a VM, which was told whose part of it is meant."""
+
+    async def scope() -> str:
+        return config.scope
+
+    return ScopedStorage(_open_storage(config, None), scope)
+
+
+def _open_storage(config: StorageConfig, aws: Aws | None) -> Storage:
+    """Open the whole of a storage; a VM has no account at hand, and opens one by its role."""
     if config.kind == "localhost":
         from dayfly.storage.directory import DirectoryStorage
 

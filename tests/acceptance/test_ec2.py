@@ -11,14 +11,17 @@ import aioboto3
 import pytest
 from click.testing import CliRunner
 
-from dayfly import FunctionExecutor, errors
+from dayfly import FunctionExecutor, Job, errors
 from dayfly.cli.root import dayfly
+from dayfly.cloud.localhost.faults import Faults
 from dayfly.model import Tag
 from tests.acceptance.conftest import eventually
 from tests.aws.emulator import EmulatedAws, Life
 from tests.aws.machine_fixtures import Ec2Home
 
 pytestmark = pytest.mark.timeout(90)
+#: Each takes some ten seconds.
+thorough = pytest.mark.thorough
 
 
 def square(x: int) -> int:
@@ -61,7 +64,8 @@ async def test_a_map_runs_on_ec2_and_the_next_program_finds_its_machines(
         assert await second.map(square, range(4)) == [0, 1, 4, 9]
     assert len(aws.instances()) == 3, "nothing was launched"
     ec2 = [call.action for call in aws.calls[before:] if call.service == "ec2"]
-    assert ec2 == ["DescribeInstances"], ec2
+    # Looked at again where a busy machine took longer than a listing is trusted.
+    assert ["DescribeInstances"] <= ec2 <= ["DescribeInstances"] * 2, ec2
 
 
 async def test_every_instance_is_born_with_its_tags_and_its_end(machines: Ec2Home) -> None:
@@ -86,6 +90,7 @@ async def test_every_instance_is_born_with_its_tags_and_its_end(machines: Ec2Hom
     assert roles["worker"].spot
 
 
+@thorough
 async def test_create_mode_gives_its_workers_back(machines: Ec2Home) -> None:
     aws = machines.aws
     async with executor(machines, exec_mode="create") as ex:
@@ -96,6 +101,7 @@ async def test_create_mode_gives_its_workers_back(machines: Ec2Home) -> None:
     assert [aws.state(m.id) for m in masters(aws)] == ["running"]
 
 
+@thorough
 @pytest.mark.parametrize("stopped", [True, False])
 async def test_consume_uses_the_users_own_instance_and_leaves_it_as_it_was(
     machines: Ec2Home, stopped: bool
@@ -112,6 +118,7 @@ async def test_consume_uses_the_users_own_instance_and_leaves_it_as_it_was(
     assert not aws.count("TerminateInstances")
 
 
+@thorough
 async def test_an_instance_that_its_own_poweroff_would_delete_is_not_consumed(
     machines: Ec2Home,
 ) -> None:
@@ -122,6 +129,7 @@ async def test_an_instance_that_its_own_poweroff_would_delete_is_not_consumed(
             await ex.map(square, range(2))
 
 
+@thorough
 async def test_soft_and_hard_timers_work_on_ec2(machines: Ec2Home) -> None:
     aws = machines.aws
     async with executor(machines, soft_dismantle_timeout=1.5) as ex:
@@ -133,6 +141,7 @@ async def test_soft_and_hard_timers_work_on_ec2(machines: Ec2Home) -> None:
     assert len(masters(aws)) == 1, "it was started again"
 
 
+@thorough
 async def test_a_spot_interruption_costs_no_result(machines: Ec2Home) -> None:
     aws = machines.aws
     async with executor(machines) as ex:
@@ -142,6 +151,7 @@ async def test_a_spot_interruption_costs_no_result(machines: Ec2Home) -> None:
         assert await job == list(range(24))
 
 
+@thorough
 async def test_a_type_that_is_sold_out_gives_way_to_the_next_and_the_user_is_told(
     machines: Ec2Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +171,7 @@ async def test_a_type_that_is_sold_out_gives_way_to_the_next_and_the_user_is_tol
     assert "InsufficientInstanceCapacity" in told
 
 
+@thorough
 async def test_on_demand_stands_in_for_spot_where_the_user_allows_it(machines: Ec2Home) -> None:
     aws = machines.aws
     aws.capacity(spot=True, left=0)
@@ -169,6 +180,7 @@ async def test_on_demand_stands_in_for_spot_where_the_user_allows_it(machines: E
     assert [w.spot for w in workers(aws)] == [False, False]
 
 
+@thorough
 async def test_no_capacity_at_all_names_every_pool(machines: Ec2Home) -> None:
     machines.aws.capacity(spot=True, left=0)
     async with executor(machines) as ex:
@@ -177,6 +189,7 @@ async def test_no_capacity_at_all_names_every_pool(machines: Ec2Home) -> None:
     assert "on_demand_fallback" in str(failed.value)
 
 
+@thorough
 async def test_a_launch_that_fails_after_it_was_answered_is_replaced_at_once(
     machines: Ec2Home,
 ) -> None:
@@ -189,6 +202,7 @@ async def test_a_launch_that_fails_after_it_was_answered_is_replaced_at_once(
                 assert await other.map(square, range(2)) == [0, 1]
 
 
+@thorough
 async def test_throttling_is_waited_out(machines: Ec2Home) -> None:
     aws = machines.aws
     aws.fail_next("RunInstances", "RequestLimitExceeded", times=2)
@@ -198,6 +212,7 @@ async def test_throttling_is_waited_out(machines: Ec2Home) -> None:
     assert len(aws.instances()) == 3
 
 
+@thorough
 async def test_workers_in_a_private_subnet_are_reached_through_the_master(
     machines: Ec2Home,
 ) -> None:
@@ -267,3 +282,50 @@ def private_subnet(aws: EmulatedAws) -> str:
     zone, subnet = next(iter(aws.subnets().items()))
     aws.world.backend.subnets[zone][subnet].map_public_ip_on_launch = False
     return subnet
+
+
+@thorough
+async def test_a_vm_that_never_answers_is_ended_and_what_it_printed_is_told(
+    machines: Ec2Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws = machines.aws
+    keys: dict[str, Any] = {"max_workers": 1, "start_timeout": 12}
+    async with executor(machines, **keys) as ex:
+        assert await ex.map(square, range(2)) == [0, 1]  # the master is up
+    before = {w.id for w in workers(aws)}
+    await machines.machines.cloud.set_faults(Faults(refuse_ssh=1))
+    async with FunctionExecutor(config=machines.config, exec_mode="create", **keys) as ex:
+        (silent,) = await first_new(aws, before, ex.map(square, range(2)))
+    await eventually(lambda: aws.state(silent) == "terminated")
+    assert f"{silent} never answered; its console ends" in capsys.readouterr().err
+
+
+async def first_new(aws: EmulatedAws, before: set[str], job: Job[list[int]]) -> list[str]:
+    """The first new worker, once the job has its results from others."""
+    await eventually(lambda: {w.id for w in workers(aws)} > before)
+    new = [w.id for w in workers(aws) if w.id not in before]
+    assert await job == [0, 1]
+    return new
+
+
+async def test_a_cap_below_the_launch_alone_is_refused_before_anything_is_launched(
+    machines: Ec2Home,
+) -> None:
+    async with executor(machines, max_cost=0.0001) as ex:
+        with pytest.raises(errors.ConfigError, match="less than the launch alone costs"):
+            await ex.map(square, range(4))
+    assert not machines.aws.instances()
+
+
+@thorough
+@pytest.mark.timeout(150)
+async def test_max_cost_cuts_a_job_and_keeps_what_is_done(machines: Ec2Home) -> None:
+    # Each start is billed for a minute: a little more than that is reached a little later.
+    async with executor(machines, max_workers=1, max_cost=0.00075) as ex:
+        job = ex.map(slow, range(2000))
+        with pytest.raises(errors.CostLimitError, match="max_cost"):
+            await job
+        assert job.progress.done > 10
+        assert job.cost is not None
+        assert 0.00075 <= job.cost < 0.0009
+    await eventually(lambda: all(w.state == "terminated" for w in workers(machines.aws)))

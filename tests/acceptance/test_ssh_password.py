@@ -29,7 +29,7 @@ PASSWORD = "open: sesame $HOME 'and' \"so\" on"
 async def machines(home: Home) -> tuple[Access, dict[str, Instance]]:
     """The cluster's keys, and its VMs by their role."""
     async with open_parts(load(home.config)) as parts:
-        key = cluster_key(parts, await parts.cloud.owner())
+        key = cluster_key(parts.config)
         access = await find_access(parts.storage, key)
         assert access is not None
         return access, {i.tags[Tag.ROLE]: i for i in await parts.cloud.list()}

@@ -22,6 +22,7 @@ from dayfly.errors import ObjectExistsError, ObjectNotFoundError, StorageError
 from dayfly.storage.base import Storage
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.storage.s3 import S3Storage
+from dayfly.storage.scoped import ScopedStorage
 
 
 @asynccontextmanager
@@ -39,8 +40,17 @@ async def bucket() -> AsyncIterator[Storage]:
         await storage.aclose()
 
 
+@asynccontextmanager
+async def scoped() -> AsyncIterator[Storage]:
+    async def scope() -> str:
+        return "alice"
+
+    async with directory() as whole:
+        yield ScopedStorage(whole, scope)
+
+
 Form: TypeAlias = Callable[[], AbstractAsyncContextManager[Storage]]
-FORMS: dict[str, Form] = {"localhost": directory, "aws_s3": bucket}
+FORMS: dict[str, Form] = {"localhost": directory, "aws_s3": bucket, "scoped": scoped}
 
 
 @pytest.fixture(params=FORMS)

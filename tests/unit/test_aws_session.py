@@ -121,6 +121,10 @@ async def test_an_account_that_is_known_is_not_asked_for(aws: EmulatedAws) -> No
         ("arn:aws:iam::1:user/people/alice", "alice"),
         ("arn:aws:sts::1:assumed-role/ci-role/run-77", "ci-role"),
         ("arn:aws:iam::1:root", "root"),
+        (
+            "arn:aws:sts::1:assumed-role/AWSReservedSSO_Admin_0123456789abcdef/alice@example.com",
+            "alice@example.com",
+        ),
     ],
 )
 def test_a_caller_has_the_name_of_the_user_or_the_role(arn: str, name: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from dayfly import bootstrap
-from dayfly.model import DismantlePolicy, StorageConfig, WorkerConfig
+from dayfly.model import Access, DismantlePolicy, InstanceSpec, StorageConfig, WorkerConfig
 
 HOST = bootstrap.HostIdentity(private_key="PRIVATE", public_key="PUBLIC", certificate="CERT")
 CONFIG = WorkerConfig(
@@ -212,6 +212,20 @@ def test_without_a_word_from_anyone_the_cap_counts_from_boot(vm: dict[str, str])
 
 def test_auto_dismantle_off_means_no_deadline_at_all(vm: dict[str, str]) -> None:
     assert not keeps_deadline(vm, None, DismantlePolicy(hard=1, auto=False))
+
+
+def test_what_is_secret_is_not_printed() -> None:
+    access = Access(**dict.fromkeys(Access.__struct_fields__, "hush"))
+    assert repr(access) == (
+        "Access(cluster='hush', serial='hush', user_key=***, user_public_key='hush', "
+        "host_ca_key=***, host_ca_public_key='hush', client_secret=***, worker_secret=***)"
+    )
+    host = bootstrap.HostIdentity(private_key="hush", public_key="p", certificate="c")
+    assert repr(host) == "HostIdentity(private_key=***, public_key='p', certificate='c')"
+    spec = InstanceSpec(
+        role="worker", instance_types=[], on_poweroff="stop", user_data="hush", tags={}
+    )
+    assert "hush" not in repr(spec)
 
 
 def keeps_deadline(vm: dict[str, str], deadline: str | None, policy: DismantlePolicy) -> bool:

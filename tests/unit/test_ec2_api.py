@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +15,18 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from dayfly.cloud.ec2.api import DEADLINE, MARGIN, action, backoff, may_repeat
+from dayfly.cloud.ec2.api import DEADLINE, MARGIN, Ec2Api, action, backoff, may_repeat
+from dayfly.cloud.ec2.limits import Limits
 from dayfly.errors import ApiError, CloudError, ConfigError, DeniedError
-from tests.unit.ec2_support import Answer, TurnedClock, calls_of, new_api, refusal
+from tests.unit.ec2_support import (
+    Answer,
+    AnsweringAws,
+    Fixed,
+    TurnedClock,
+    calls_of,
+    new_api,
+    refusal,
+)
 
 BROKEN = ConnectionClosedError(endpoint_url="https://ec2.us-east-1.amazonaws.com/")
 
@@ -193,6 +203,24 @@ async def test_launches_that_a_dry_pool_did_not_give_are_not_counted() -> None:
     api = new_api(first(then={"Instances": [{}] * 30}))
     await api.call("run_instances", ClientToken="t", MaxCount=100)
     assert api.limits.budget(api.region, 1000, api.clock.monotonic()).now == 970
+
+
+async def test_a_long_wait_is_told_where_nobody_asked_to_be_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    throttled = refusal("RequestLimitExceeded", "", 503)
+    aws, clock = AnsweringAws(always(throttled)), TurnedClock()
+    api = Ec2Api(aws, clock=clock, entropy=Fixed(), limits=Limits())
+    with pytest.raises(ApiError):
+        await api.call("describe_instances")
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert any("AWS throttles DescribeInstances: again in 15 s" in text for text in told)
+
+
+async def test_pages_of_ones_own_snapshots_are_bounded_too() -> None:
+    api = new_api(lambda operation, parameters: {})
+    _ = [page async for page in api.pages("describe_snapshots", OwnerIds=["self"])]
+    assert api.aws.calls[0][1]["MaxResults"] == 100  # type: ignore[attr-defined]
 
 
 async def test_pages_are_read_to_the_last_and_bounded_in_size() -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from dayfly.cloud.ec2.launch import images, instancetypes
-from dayfly.cloud.ec2.launch.images import CANONICAL, find_image
+from dayfly.cloud.ec2.launch.images import find_image
 from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
 from dayfly.errors import ApiError, ConfigError
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import aws
-from tests.aws.images import SERIALS, ubuntu
+from tests.aws.images import CANONICAL, SERIALS, ubuntu
 from tests.unit.ec2_mortal import client
+from tests.unit.ec2_support import new_api
 
 __all__ = ["aws"]
 
@@ -59,6 +61,27 @@ async def test_a_parameter_that_names_nothing_is_passed_over(aws: EmulatedAws) -
     aws.fail_next("DescribeImages", "InvalidAMIID.NotFound")
     async with client() as api:
         assert (await find_image(api, "", "arm64")).id == ubuntu("arm64")
+
+
+@pytest.mark.parametrize(
+    ("region", "owner"),
+    [
+        ("eu-south-2", "099720109477"),
+        ("us-gov-west-1", "513442679011"),
+        ("cn-north-1", "837727238323"),
+    ],
+)
+async def test_ubuntu_is_canonicals_in_every_partition(region: str, owner: str) -> None:
+    def answer(operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        if operation == "get_parameter":
+            return {"Parameter": {"Value": "ami-1"}}
+        mine = parameters["Owners"] == [owner]
+        image = {"ImageId": "ami-1", "Architecture": "x86_64", "CreationDate": "2026"}
+        return {"Images": [image] if mine else []}
+
+    api = new_api(answer)
+    api.region = region
+    assert (await find_image(api, "", "x86_64")).id == "ami-1"
 
 
 async def test_there_is_no_ubuntu_for_other_processors(aws: EmulatedAws) -> None:

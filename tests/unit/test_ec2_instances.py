@@ -88,6 +88,10 @@ def test_an_instance_is_read_from_what_ec2_tells() -> None:
 
 def test_an_instance_without_a_public_address_is_reached_at_its_private_one() -> None:
     assert view(told(PublicIpAddress=None)).address == "10.0.0.7"
+    # Until it runs a public one may come, and the private one may be a machine of the caller's own.
+    pending = view(told(State={"Name": "pending"}, PublicIpAddress=None))
+    assert (pending.address, pending.inner_address) == ("", "10.0.0.7")
+    assert view(told(State={"Name": "pending"})).address == "198.51.100.7"
     empty = view({"InstanceId": "i-1", "State": {"Name": "pending"}})
     assert (empty.address, empty.private_address, empty.hourly) == ("", "", None)
 
@@ -257,6 +261,17 @@ async def test_an_answer_that_names_nobody_is_halved_until_it_does(
 
 
 # -- starting, stopping, tags --
+
+
+async def test_one_whose_zone_has_no_room_is_told_to_wait_or_to_be_replaced(
+    cloud: Ec2Cloud, aws: EmulatedAws
+) -> None:
+    (instance,) = await launch(cloud)
+    aws.fail_next("StartInstances", "InsufficientInstanceCapacity")
+    with pytest.raises(CloudError, match="no such instances there now") as caught:
+        await cloud.start([instance.id])
+    assert "again in some minutes" in caught.value.hint
+    assert aws.count("StartInstances") == 1
 
 
 async def test_one_that_is_still_stopping_cannot_be_started(

@@ -15,6 +15,7 @@ import pytest
 from dayfly.aws.session import Aws
 from dayfly.clock import SystemClock
 from dayfly.cloud.ec2.cloud import Ec2Cloud
+from dayfly.cloud.ec2.launch.pools import DRY_FOR
 from dayfly.cloud.ec2.launch.recipe import USER_DATA, pack_user_data, volumes
 from dayfly.cloud.ec2.launch.waves import Wave
 from dayfly.cloud.ec2.limits import Limits
@@ -44,6 +45,13 @@ def workers(*types: str, **more: Any) -> InstanceSpec:
         "spot": True,
     }
     return InstanceSpec(**told | more)
+
+
+class Later(SystemClock):
+    """A clock of some minutes later."""
+
+    def now(self) -> float:
+        return super().now() + 2 * DRY_FOR
 
 
 class Region:
@@ -193,6 +201,11 @@ def test_volumes_are_the_users_and_an_encrypted_root_and_all_go_with_the_instanc
 
 
 # -- capacity --
+
+
+def test_a_root_whose_size_the_image_does_not_tell_has_the_images_own() -> None:
+    (root,) = volumes([], root_device="/dev/sda1", root_size=0)
+    assert root["Ebs"] == {"VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
 
 
 async def test_what_one_zone_lacks_comes_from_the_next_and_the_report_says_so(
@@ -451,6 +464,26 @@ async def test_an_instance_that_fails_late_says_why(region: Region) -> None:
     assert now.state_reason == "Server.InsufficientInstanceCapacity: no capacity after all"
 
 
+async def test_a_pool_that_was_dry_after_all_is_left_for_the_next(region: Region) -> None:
+    region.aws.pending = 0
+    region.aws.fail_late(1, "Server.InsufficientInstanceCapacity", "none left")
+    cloud = region.cloud()
+    (first,) = (await cloud.launch(workers(), 1, token="a")).instances
+
+    async def ended() -> bool:
+        return bool(await cloud.list(ids=[first.id], states=[InstanceState.TERMINATED]))
+
+    await eventually(ended, "the first to end")
+    (second,) = (await cloud.launch(workers(), 1, token="b")).instances
+    assert second.zone != first.zone
+    # It is listed for an hour, and rests for three minutes.
+    await cloud.terminate([second.id])
+    late = ec2_cloud(region.section(), region.notes, account=region.account, clock=Later())
+    await late.list()
+    (third,) = (await late.launch(workers(), 1, token="c")).instances
+    assert third.zone == first.zone
+
+
 async def test_a_launch_that_was_broken_off_long_ago_is_closed_and_not_gone_on_with(
     region: Region,
 ) -> None:
@@ -525,7 +558,8 @@ async def test_a_cold_start_makes_its_network_and_a_warm_one_finds_it(region: Re
     section = own_network(region.aws)
     cold = ec2_cloud(section, region.notes, account=region.account)
     launch = await cold.launch(workers(), 2, token="cold")
-    assert all(i.address and i.private_address.startswith("10.0.") for i in launch.instances)
+    assert all(i.private_address.startswith("10.0.") for i in launch.instances)
+    assert not any(i.address for i in launch.instances)  # the public one comes later
     (told,) = region.launches()
     assert str(told["NetworkInterfaces"][0]["AssociatePublicIpAddress"]).lower() == "true"
 

@@ -16,12 +16,14 @@ from dayfly.cloud.ec2.clean.inventory import inventory
 from dayfly.cloud.ec2.network import rules
 from dayfly.cloud.ec2.network.caller import public_address
 from dayfly.cloud.ec2.network.ensuring import Network, ensure_network, find_network
+from dayfly.cloud.ec2.network.given import check_subnets
 from dayfly.cloud.ec2.network.making import lots
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ApiError, ConfigError
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import aws
 from tests.unit.ec2_mortal import OURS, OWNER, HurriedClock, KilledError, Mortal, client
+from tests.unit.ec2_support import new_api
 
 __all__ = ["aws"]
 
@@ -146,6 +148,7 @@ async def test_each_owner_has_a_network_of_his_own(aws: EmulatedAws) -> None:
         assert await ensure(api, SMALL) == mine
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_killed_at_any_change_and_run_again_nothing_is_doubled(
     aws: EmulatedAws, after: bool
@@ -167,6 +170,7 @@ async def test_killed_at_any_change_and_run_again_nothing_is_doubled(
     assert die == 11, "one more than its changes"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("die", range(2, 20, 4))
 async def test_killed_among_the_zones_and_run_again_each_has_one_subnet(
     aws: EmulatedAws, die: int
@@ -265,6 +269,50 @@ async def test_a_caller_that_has_moved_is_let_in_from_there_only(aws: EmulatedAw
             (22, group, "dayfly"),
             (8080, group, "dayfly"),
         }
+
+
+async def test_a_group_that_is_full_of_callers_of_other_days_takes_in_one_more(
+    aws: EmulatedAws,
+) -> None:
+    async with client() as api:
+        group = (await ensure(api, SMALL)).security_group
+        for number in (1, 2):
+            host = f"198.51.100.{number}"
+            await ensure(api, SMALL, caller=f"runner@{number}", address=host)
+        full = "RulesPerSecurityGroupLimitExceeded"
+        aws.fail_next("AuthorizeSecurityGroupIngress", full, message="The maximum is 60")
+        await ensure(api, SMALL, caller="runner@3", address="192.0.2.9")
+        assert await rules_in(api, group) == {
+            (22, "192.0.2.9/32", "dayfly: runner@3"),
+            (22, group, "dayfly"),
+            (8080, group, "dayfly"),
+        }
+        # Nothing is left to take away: the group is full of somebody else's rules.
+        aws.fail_next("AuthorizeSecurityGroupIngress", full, times=2)
+        with pytest.raises(ApiError, match=full):
+            await ensure(api, SMALL, caller="runner@4", address="192.0.2.10")
+
+
+async def test_of_a_network_that_was_given_whole_the_public_subnets_are_used() -> None:
+    def subnet(name: str, *, public: bool) -> dict[str, Any]:
+        return {
+            "SubnetId": name,
+            "VpcId": "vpc-1",
+            "AvailabilityZone": "us-east-1a",
+            "State": "available",
+            "MapPublicIpOnLaunch": public,
+        }
+
+    async def used(*subnets: dict[str, Any]) -> list[str]:
+        section = Ec2Section(vpc_id="vpc-1")
+        api = new_api(lambda operation, parameters: {})
+        found = await check_subnets(api, section, "vpc-1", list(subnets))
+        return [each["SubnetId"] for each in found]
+
+    private, public = subnet("subnet-1", public=False), subnet("subnet-2", public=True)
+    # The master must be reached from here; by a private address it is from within only.
+    assert await used(private, public) == ["subnet-2"]
+    assert await used(private) == ["subnet-1"]
 
 
 async def test_ssh_comes_from_where_the_user_says(

@@ -94,6 +94,19 @@ def test_a_code_has_its_reaction(code: str, status: int, kind: Kind) -> None:
             "ebs_volumes",
         ),
         (
+            "OptInRequired",
+            "In order to use this AWS Marketplace product you need to accept terms and subscribe.",
+            Kind.CONFIG,
+            "target_ami",
+        ),
+        ("AuthFailure", "Not authorized for images: [ami-1]", Kind.CONFIG, "target_ami"),
+        (
+            "MissingParameter",
+            "The request must contain the parameter size",
+            Kind.CONFIG,
+            "ebs_volumes",
+        ),
+        (
             "Unsupported",
             (
                 "Your requested instance type (t3.micro) is not supported in your requested "

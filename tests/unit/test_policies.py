@@ -181,7 +181,12 @@ def test_the_vms_may_do_nothing_but_read_and_write_objects(holder: Holder) -> No
 @pytest.mark.parametrize("action", ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"])
 def test_the_vms_never_see_a_clusters_keys(holder: Holder, action: str) -> None:
     for key in (keys.access("aws_ec2"), keys.launch("token") + "wave-000", keys.CLUSTERS):
-        assert not may(holder, action, s3(key))
+        assert not may(holder, action, s3(whole(key)))
+
+
+def whole(key: str) -> str:
+    """A key of ours as it is in the bucket, where each owner has a part."""
+    return key.replace(keys.ROOT, f"{keys.ROOT}aws_ec2-us-east-1-alice@{ACCOUNT}/", 1)
 
 
 def test_the_policies_speak_of_the_places_where_objects_lie() -> None:
@@ -189,22 +194,23 @@ def test_the_policies_speak_of_the_places_where_objects_lie() -> None:
         name for statement in policy("instance", place())["Statement"]
         for name in listed(statement["Resource"])
     }  # fmt: skip
-    assert resources == {s3(f"{prefix}*") for prefix in (keys.IN, keys.OUT, keys.JOBS)}
+    places = (prefix.replace(keys.ROOT, f"{keys.ROOT}*/") for prefix in keys.TEMPORARY)
+    assert resources == {s3(f"{prefix}*") for prefix in places}
     assert s3(f"{keys.ROOT}*") in json.dumps(policy("client", place()))
 
 
 def test_a_worker_reads_what_goes_in_and_writes_what_comes_out() -> None:
     for key in (keys.function("job"), keys.items("job", 0), keys.modules("digest")):
-        assert may("worker", "s3:GetObject", s3(key))
-        assert not may("worker", "s3:PutObject", s3(key))
-    assert may("worker", "s3:PutObject", s3(keys.outcome("job", 7)))
-    assert not may("worker", "s3:PutObject", s3(keys.record("job")))
+        assert may("worker", "s3:GetObject", s3(whole(key)))
+        assert not may("worker", "s3:PutObject", s3(whole(key)))
+    assert may("worker", "s3:PutObject", s3(whole(keys.outcome("job", 7))))
+    assert not may("worker", "s3:PutObject", s3(whole(keys.record("job"))))
 
 
 def test_a_master_writes_what_became_of_jobs() -> None:
     for key in (keys.record("job"), keys.outcomes("job", 0), keys.logs("job")):
-        assert may("master", "s3:PutObject", s3(key))
-    assert not may("master", "s3:PutObject", s3(keys.outcome("job", 7)))
+        assert may("master", "s3:PutObject", s3(whole(key)))
+    assert not may("master", "s3:PutObject", s3(whole(keys.outcome("job", 7))))
 
 
 def ec2(name: str) -> str:
@@ -305,6 +311,22 @@ def test_the_other_partitions_have_arns_of_their_own() -> None:
         document = policy("client", place(region=region))
         arns = [arn for s in document["Statement"] for arn in listed(s["Resource"]) if arn != "*"]
         assert all(arn.startswith(f"arn:{partition}:") for arn in arns)
+
+
+@pytest.mark.parametrize(
+    ("region", "canonical", "ec2"),
+    [
+        ("us-east-1", "099720109477", "ec2.amazonaws.com"),
+        ("us-gov-west-1", "513442679011", "ec2.amazonaws.com"),
+        ("cn-north-1", "837727238323", "ec2.amazonaws.com.cn"),
+    ],
+)
+def test_the_other_partitions_have_another_canonical_and_china_another_ec2(
+    region: str, canonical: str, ec2: str
+) -> None:
+    text = json.dumps(policy("client", place(region=region)))
+    assert f'"ec2:Owner": ["amazon", "{canonical}", "{ACCOUNT}"]' in text
+    assert f'"iam:PassedToService": "{ec2}"' in text
 
 
 def test_the_statement_that_is_missing_is_as_narrow_as_the_denial() -> None:

@@ -21,6 +21,10 @@ CONNECTIONS = 50
 #: which a VPC's own endpoint for S3 does not answer for.
 _S3: Final = {"us_east_1_regional_endpoint": "regional"}
 
+#: How the roles begin that IAM Identity Center makes. Source: its user guide, "Referencing
+#: permission sets in resource policies".
+_IDENTITY_CENTER: Final = "AWSReservedSSO_"
+
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Keys that were given by name; empty for the standard chain."""
@@ -41,11 +45,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The user, or the role without its session: ``alice``, ``ci-role``, ``root``."""
+        """The user, or the role without its session: ``alice``, ``ci-role``, ``root``.
+
+        The roles of IAM Identity Center are everybody's, and their sessions named after the user.
+        """
         _, _, path = self.arn.rpartition(":")
         kind, *names = path.split("/")
         if kind == "assumed-role" and names:
-            return names[0]
+            return names[-1] if names[0].startswith(_IDENTITY_CENTER) else names[0]
         return names[-1] if names else kind
 
 

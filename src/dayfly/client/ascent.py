@@ -22,6 +22,7 @@ from dayfly import bootstrap, errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
 from dayfly.cloud.base import Cloud
+from dayfly.config import Config
 from dayfly.model import (
     UP,
     Access,
@@ -62,13 +63,10 @@ def client_name() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
 
 
-def cluster_key(parts: Parts, owner: str) -> str:
-    """The name under which the cluster's keys lie in storage."""
-    compute = parts.config.compute
-    names = [parts.cloud.name, parts.cloud.region, owner]
-    if compute.exec_mode is ExecMode.CONSUME:
-        names.append(compute.instance_id)
-    return "-".join(name for name in names if name)
+def cluster_key(config: Config) -> str:
+    """The name under which a cluster's keys lie in its owner's part of storage."""
+    compute = config.compute
+    return compute.instance_id if compute.exec_mode is ExecMode.CONSUME else "main"
 
 
 class Ascender:
@@ -88,7 +86,7 @@ class Ascender:
     async def prepare(cls, parts: Parts) -> Ascender:
         """Find the cluster's keys, or make them."""
         owner = await parts.cloud.owner()
-        key = cluster_key(parts, owner)
+        key = cluster_key(parts.config)
         access = await ensure_access(parts.storage, key, owner, parts.entropy)
         return cls(parts, access, owner)
 
@@ -116,7 +114,7 @@ class Ascender:
         while True:
             instance = await self._up(told, deadline)
             try:
-                return await self._open(instance, told, deadline)
+                ascent = await self._open(instance, told, deadline)
             except (errors.HostKeyError, errors.AccessDeniedError, errors.ProvisionError):
                 raise
             except (errors.AuthenticationError, errors.VersionMismatchError):
@@ -129,6 +127,9 @@ class Ascender:
                     self._admitted = True
                     await self._parts.cloud.admit()
                 await clock.sleep(0.1)
+            else:
+                self._admitted = False  # it may move before the next time
+                return ascent
 
     async def _up(self, told: Told, deadline: float) -> Instance:
         instance = await self.find()

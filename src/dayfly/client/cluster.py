@@ -16,7 +16,7 @@ from dayfly.bootstrap import user_data
 from dayfly.client.access import host_identity
 from dayfly.client.intents import Intent, Intents
 from dayfly.clock import Clock
-from dayfly.errors import CapacityError, CloudError
+from dayfly.errors import CapacityError, CloudError, InstanceNotFoundError
 from dayfly.model import (
     ALIVE,
     UP,
@@ -49,9 +49,12 @@ class Cluster:
         self._parts = parts
         self._access = access
         self._owner = owner
-        self._kept: dict[str, float] = {}
+        #: When which instance may be swept, as it was last listed or tagged.
+        self._expiries: dict[str, float] = {}
         self._intents = Intents(StorageNotes(parts.storage), access.cluster, parts.clock)
-        self._listing: tuple[float, list[Instance]] | None = None
+        #: The last listing: when it was asked for, by which tags, and what was found.
+        self._listing: tuple[float, dict[str, str], list[Instance]] | None = None
+        self._looked = False
 
     @property
     def _clock(self) -> Clock:
@@ -59,26 +62,35 @@ class Cluster:
 
     async def instances(self) -> list[Instance]:
         """The instances of this cluster that exist, oldest first."""
-        found = await self._owned()
-        return [i for i in found if i.tags.get(Tag.CLUSTER) == self._access.cluster]
+        return [i for i in await self._owned() if i.tags.get(Tag.CLUSTER) == self._access.cluster]
 
     async def _owned(self) -> list[Instance]:
-        """The instances of this owner that exist, by a listing that is hardly old."""
-        if self._listing is not None:
-            at, found = self._listing
-            if self._clock.monotonic() - at < self._parts.cloud.pace:
-                return found
+        """The instances of this owner that exist."""
+        return await self._list({Tag.MANAGED: "true", Tag.OWNER: self._owner})
+
+    async def _list(self, tags: dict[str, str]) -> list[Instance]:
+        """The instances with some tags that exist, by a listing that is hardly old."""
         asked = self._clock.monotonic()
-        found = await self._parts.cloud.list(
-            tags={Tag.MANAGED: "true", Tag.OWNER: self._owner}, states=ALIVE
-        )
+        if self._listing is not None:
+            at, about, found = self._listing
+            if asked - at < self._parts.cloud.pace and about.items() <= tags.items():
+                return [i for i in found if tags.items() <= i.tags.items()]
+        found = await self._parts.cloud.list(tags=tags, states=ALIVE)
         found = sorted(found, key=lambda instance: (instance.launched_at, instance.id))
-        self._listing = (asked, found)
+        self._listing = (asked, tags, found)
+        self._expiries |= {i.id: expires_at(i) for i in found}
+        self._looked = True
         return found
 
     async def find_master(self) -> Instance | None:
         """The master, up or stopped; ``None`` if there is none."""
-        masters = [i for i in await self.instances() if i.tags.get(Tag.ROLE) == "master"]
+        if self._looked:
+            # Not at the workers again, who may be a thousand: ten pages.
+            own: dict[str, str] = {Tag.MANAGED: "true", Tag.OWNER: self._owner}
+            found = await self._list(own | {Tag.CLUSTER: self._access.cluster, Tag.ROLE: "master"})
+        else:
+            found = await self.instances()  # as the sweep asks
+        masters = [i for i in found if i.tags.get(Tag.ROLE) == "master"]
         return next((i for i in masters if i.state in UP), masters[0] if masters else None)
 
     async def idle_workers(self, spec: JobSpec) -> list[Instance]:
@@ -203,20 +215,26 @@ class Cluster:
         await self._parts.cloud.start([instance.id])
         self._listing = None
 
-    async def failed(self, ids: Collection[str]) -> tuple[list[Instance], set[str]]:
-        """Look after instances that were just launched, all by one question.
+    async def see(
+        self,
+        ids: Collection[str],
+        states: Collection[InstanceState],
+        *,
+        launch: str = "",
+    ) -> list[Instance]:
+        """Look at instances that were just launched, all by one question.
 
-        Returns:
-            Those that have ended; and the ids of those that are pending still.
+        Args:
+            ids: Which ones. They are not asked for by id, which may not be known yet.
+            states: Those to be told of.
+            launch: That made them all, if it was one; a cluster can have many more that
+                ended within the hour.
         """
-        found = await self._parts.cloud.list(
-            tags={Tag.MANAGED: "true", Tag.CLUSTER: self._access.cluster},
-            # Whatever runs is not told of, so that a large answer gets smaller and smaller.
-            states=set(InstanceState) - {InstanceState.RUNNING},
-        )
-        found = [instance for instance in found if instance.id in ids]
-        ended = [instance for instance in found if instance.state not in UP]
-        return ended, {instance.id for instance in found if instance.state in UP}
+        tags: dict[str, str] = {Tag.MANAGED: "true", Tag.CLUSTER: self._access.cluster}
+        if launch:
+            tags[Tag.LAUNCH] = launch
+        found = await self._parts.cloud.list(tags=tags, states=states)
+        return [instance for instance in found if instance.id in ids]
 
     async def give_back(self, ids: Sequence[str]) -> None:
         """End workers that are of no use any more."""
@@ -242,37 +260,60 @@ class Cluster:
             )
         return found[0]
 
-    async def keep(self, instances: Sequence[Instance]) -> None:
-        """Put off the day on which a later client may sweep these instances."""
-        now, expiry = self._clock.monotonic(), self._expiry()
+    async def keep(self, instances: Sequence[Instance], others: Collection[str] = ()) -> None:
+        """Put off the day on which a later client may sweep these instances.
 
-        def fresh(instance: Instance) -> bool:
-            if now - self._kept.get(instance.id, float("-inf")) <= KEEP:
-                return True
-            tagged = instance.tags.get(Tag.EXPIRES_AT, "")
-            return tagged == expiry or float(tagged or 0) > float(expiry) - KEEP
+        Args:
+            instances: As the cloud told of them.
+            others: Ids of others, as the master told of them; some may be gone by now.
+        """
+        expiry = self._expiry()
+        until = float(expiry)
+        known = {i.id: expires_at(i) for i in instances} | self._expiries
 
-        due = [instance.id for instance in instances if not fresh(instance)]
-        if due:
+        def fresh(instance_id: str) -> bool:
+            at = known.get(instance_id)
+            return at == until or (at is not None and until > 0 and at > until - KEEP)
+
+        due = [each for each in [*(i.id for i in instances), *others] if not fresh(each)]
+        if not due:
+            return
+        try:
             await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: expiry})
-            self._kept |= dict.fromkeys(due, now)
+        except InstanceNotFoundError:
+            if not others:
+                raise
+            # One that is gone keeps all others of the call.
+            due = [i.id for i in await self._parts.cloud.list(ids=due, states=ALIVE)]
+            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: expiry})
+        self._expiries |= dict.fromkeys(due, until)
 
     async def sweep(self) -> list[Instance]:
-        """End what is past its expiry: workers are terminated, masters stopped."""
-        found = await self._owned()
+        """End what is up past its expiry: workers are terminated, masters stopped.
+
+        What is stopped is left alone, since its disk was kept on purpose; and a worker whose
+        disk is to be kept is stopped too.
+        """
         now = self._clock.now()
-        late = [i for i in found if 0 < float(i.tags.get(Tag.EXPIRES_AT) or 0) < now]
-        workers = [i.id for i in late if i.tags.get(Tag.ROLE) == "worker"]
-        masters = [i.id for i in late if i.tags.get(Tag.ROLE) == "master" and i.state in UP]
-        if workers:
-            log.warning("sweeping workers past their expiry: %s", ", ".join(workers))
-            await self._parts.cloud.terminate(workers)
-        if masters:
-            log.warning("stopping masters past their expiry: %s", ", ".join(masters))
-            await self._parts.cloud.stop(masters)
+        late = [i for i in await self._owned() if i.state in UP and 0 < expires_at(i) < now]
+        stays = [i.id for i in late if self._stays(i)]
+        goes = [i.id for i in late if i.tags.get(Tag.ROLE) == "worker" and i.id not in stays]
+        if goes:
+            log.warning("sweeping workers past their expiry: %s", ", ".join(goes))
+            await self._parts.cloud.terminate(goes)
+        if stays:
+            log.warning("stopping VMs past their expiry: %s", ", ".join(stays))
+            await self._parts.cloud.stop(stays)
         if late:
             self._listing = None
         return late
+
+    def _stays(self, instance: Instance) -> bool:
+        """Whether an instance is stopped, and not deleted, when its time has come."""
+        if instance.tags.get(Tag.ROLE) == "worker":
+            # A spot instance, of another configuration, cannot be stopped.
+            return not (self._parts.config.compute.delete_on_dismantle or instance.spot)
+        return instance.tags.get(Tag.ROLE) == "master"
 
     async def sweep_intents(self) -> None:
         """End what came of launches whose one job is gone with its client."""
@@ -291,6 +332,7 @@ class Cluster:
             # One that the cloud does not tell of yet is looked for again, while it is young.
             if intent.old(now):
                 await self._intents.close(intent.token)
+        await self._intents.tidy()
 
     def _spec(
         self,
@@ -333,6 +375,14 @@ class Cluster:
     def _token(self, *parts: object) -> str:
         text = "\0".join([self._access.serial, *map(str, parts)])
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def expires_at(instance: Instance) -> float:
+    """When a later client may sweep it, in seconds since the epoch; 0 for never."""
+    try:
+        return float(instance.tags.get(Tag.EXPIRES_AT) or 0)
+    except ValueError:
+        return 0.0  # somebody else's hand
 
 
 def serves(instance: Instance, spec: JobSpec) -> bool:

@@ -19,6 +19,7 @@ from dayfly.storage.notes import StorageNotes
 #: Seconds after which a launch that was written down is not made any more: what came of it is
 #: long to be seen in the cloud's listing.
 STALE = 900.0
+_INTENT = "/intent"
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,14 +84,16 @@ class Intents:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        first = await self._notes.claim(f"{token}/intent", msgspec.msgpack.encode(ours))
+        first = await self._notes.claim(token + _INTENT, msgspec.msgpack.encode(ours))
         return msgspec.msgpack.decode(first, type=Intent)
 
     async def open(self) -> list[Intent]:
         """The launches that were written down and not handed over, oldest first."""
         found = []
-        for token in await self._notes.tokens():
-            note = await self._notes.read(f"{token}/intent")
+        for name in await self._notes.names():
+            if not name.endswith(_INTENT):
+                continue
+            note = await self._notes.read(name)
             if note is None:
                 continue
             # Another version may have written it; that is no reason to launch nothing.
@@ -100,8 +103,20 @@ class Intents:
         return sorted(ours, key=lambda intent: intent.at)
 
     async def close(self, token: str) -> None:
-        """What came of a launch is in somebody's hands."""
-        await self._notes.forget(token)
+        """What came of a launch is in somebody's hands.
+
+        What the cloud noted of it stays for a while: another client may just be saying it again.
+        """
+        await self._notes.forget([token + _INTENT])
+
+    async def tidy(self) -> None:
+        """Delete what was noted of launches that nobody makes any more."""
+        names, now = await self._notes.names(), self._clock.now()
+        await self._notes.forget(
+            name
+            for name, written in names.items()
+            if not name.endswith(_INTENT) and now - written > STALE
+        )
 
 
 def _alive(pid: int) -> bool:

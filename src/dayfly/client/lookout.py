@@ -1,25 +1,38 @@
 """An eye on instances that were just launched: a launch can fail after it was answered.
 
 EC2 answers ``pending``, and may make ``terminated`` of that some seconds later, for want of
-capacity or of a quota. All that wait are looked after by one question at a time.
+capacity or of a quota. All that wait are looked after by one question at a time, which asks for
+those that have ended: most often there are none, of however many.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 from dayfly.client.cluster import Cluster
 from dayfly.client.conversation import Channel
 from dayfly.clock import Clock
 from dayfly.errors import CloudError
-from dayfly.model import Instance, InstanceState
+from dayfly.model import UP, Instance, InstanceState, Tag
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which an instance that no listing tells of is taken to be too new for one.
 #: Source: the EC2 developer guide, "Eventual consistency".
 UNSEEN = 5.0
+#: Seconds between two looks that tell of the pending too: who is not, need not be watched.
+CENSUS = 5.0
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """One instance that is watched: for which job, of which launch, and since when."""
+
+    channel: Channel
+    launch: str
+    since: float
 
 
 class Lookout:
@@ -35,8 +48,8 @@ class Lookout:
         self._cluster = cluster
         self._clock = clock
         self._pace = pace
-        #: By instance: whose it is, and when it began to be watched.
-        self._watched: dict[str, tuple[Channel, float]] = {}
+        self._watched: dict[str, _Watch] = {}
+        self._counted: float | None = None
         self._looking = False
 
     def watch(self, channel: Channel, instances: Iterable[Instance]) -> bool:
@@ -48,7 +61,8 @@ class Lookout:
         now = self._clock.monotonic()
         for instance in instances:
             if instance.state is InstanceState.PENDING:
-                self._watched[instance.id] = (channel, now)
+                launch = instance.tags.get(Tag.LAUNCH, "")
+                self._watched[instance.id] = _Watch(channel, launch, now)
         return bool(self._watched) and not self._looking
 
     async def ended(self) -> AsyncIterator[tuple[Channel, Instance]]:
@@ -57,20 +71,46 @@ class Lookout:
         try:
             while self._watched:
                 await self._clock.sleep(self._pace)
-                for found in await self._look():
-                    yield found
+                self._forget(name for name, one in self._watched.items() if one.channel.ended)
+                for instance in await self._look() if self._watched else ():
+                    yield self._watched.pop(instance.id).channel, instance
         finally:
-            self._looking = False
+            self._looking, self._counted = False, None
 
-    async def _look(self) -> list[tuple[Channel, Instance]]:
+    async def _look(self) -> list[Instance]:
+        """Those that have ended; whoever runs is watched no more."""
+        now = self._clock.monotonic()
+        states = self._worth_asking(now)
+        launches = {one.launch for one in self._watched.values()}
         try:
-            ended, pending = await self._cluster.failed(self._watched.keys())
+            found = await self._cluster.see(
+                self._watched.keys(),
+                states,
+                launch=launches.pop() if len(launches) == 1 else "",
+            )
         except CloudError as error:
             log.warning("new instances could not be looked after: %s", error)
             return []
-        found = [(self._watched.pop(instance.id)[0], instance) for instance in ended]
-        now = self._clock.monotonic()
-        for name, (_, since) in list(self._watched.items()):
-            if name not in pending and now - since >= UNSEEN:
-                del self._watched[name]
-        return found
+        if InstanceState.PENDING in states:
+            self._counted = now
+            there = {instance.id: instance.state for instance in found}
+            self._forget(
+                name
+                for name, one in self._watched.items()
+                if there.get(name) is InstanceState.RUNNING
+                or (name not in there and now - one.since >= UNSEEN)
+            )
+        return [instance for instance in found if instance.state not in UP]
+
+    def _worth_asking(self, now: float) -> set[InstanceState]:
+        """The states to be told of: the fewer instances are in them, the fewer pages."""
+        everything = set(InstanceState)
+        if self._counted is None:
+            return everything  # most often all run by now, and need not be watched
+        if now - self._counted >= CENSUS:
+            return everything - {InstanceState.RUNNING}
+        return everything - UP
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            del self._watched[name]

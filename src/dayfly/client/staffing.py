@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
@@ -16,12 +17,18 @@ from dayfly.client.channel import Phase
 from dayfly.client.conversation import Channel, Conversation
 from dayfly.client.estimate import estimate_note
 from dayfly.client.lookout import Lookout
-from dayfly.client.supply import Supplied, Supply, kind_of, missing, wanted
+from dayfly.client.supply import Supplied, Supply, alike, kind_of, missing, wanted
 from dayfly.model import ExecMode, Instance, InstanceState, JobSpec, WorkerRow
 from dayfly.parts import Parts
 from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
+
+#: Consoles of silent VMs that are read for one job: what keeps one from answering keeps all.
+CONSOLES = 3
+#: Workers whose launch, beside the master's, a cloud takes at once: EC2 takes five calls, and
+#: then two per second, of a hundred instances each.
+CROWD = 300
 
 Rows: TypeAlias = Callable[[], Awaitable[list[WorkerRow]]]
 
@@ -66,6 +73,7 @@ class Staffing:
         self._conversation = conversation
         self._host = host
         self._lookout = Lookout(self._cluster, parts.clock, parts.cloud.pace)
+        self._consoles: Counter[str] = Counter()
         self.launches: set[asyncio.Task[None]] = set()
 
     async def size(self, channel: Channel, calls: int) -> Supply:
@@ -131,6 +139,8 @@ class Staffing:
             channel.owed = count  # what is on its way already may be enough
             return
         channel.emit(m.Notice(level="warning", text=reason, job=channel.id))
+        if channel.supply.spec.mode is ExecMode.CONSUME:
+            return  # nothing is launched beside the user's own VM; its agent comes back by itself
         self._launch(channel, channel.supply.launch(count, others=True))
 
     async def dismiss(self, channel: Channel) -> None:
@@ -148,7 +158,10 @@ class Staffing:
     async def bury(self, channel: Channel, lost: m.Notice) -> None:
         """Tell what a worker that never answered has printed, and end it: it costs money."""
         try:
-            tail = await last_words(self._parts.cloud, lost.lost) if lost.silent else ""
+            tail = ""
+            if lost.silent and self._consoles[channel.id] < CONSOLES:
+                self._consoles[channel.id] += 1
+                tail = await last_words(self._parts.cloud, lost.lost)
             await self._cluster.give_back([lost.lost])
         except errors.CloudError as error:
             log.warning("the lost worker %s is left to its own deadline: %s", lost.lost, error)
@@ -218,8 +231,11 @@ class Staffing:
             ascent = await self._conversation.ascent()
             return Supplied(instances=[supply.itself(ascent.instance)])
         found: list[Instance] = []
+        warm: list[str] = []
         if rows is not None:
-            lacking = missing(spec, await rows(), most)
+            listed = await rows()
+            warm = alike(spec, listed)
+            lacking = missing(spec, listed, most)
         else:
             if spec.mode is ExecMode.REUSE:
                 found = (await supply.adoptable())[: spec.wanted]
@@ -233,11 +249,11 @@ class Staffing:
         if rows is None and lacking > 0:
             workers = "1 worker" if lacking == 1 else f"{lacking} workers"
             channel.emit(Phase(waiting=f"the master and {workers} to be launched"))
-            await self._master_placed()
+            await self._master_placed(lacking)
         supplied = await supply.launch(lacking, others=lacking < spec.wanted)
         if rows is not None:
             ascent = await self._conversation.ascent()
-            await self._cluster.keep([ascent.instance])
+            await self._cluster.keep([ascent.instance], warm)
         return msgspec.structs.replace(
             supplied,
             instances=[*found, *new, *supplied.instances],
@@ -259,13 +275,14 @@ class Staffing:
         if text:
             channel.emit(m.Notice(level="info", text=text, job=channel.id))
 
-    async def _master_placed(self) -> None:
+    async def _master_placed(self, lacking: int) -> None:
         """Begin to bring the master up, and wait for its launch where workers could take its place.
 
-        Its boot goes on beside the workers'. Spot instances have capacity and quotas of their own.
+        Its boot goes on beside the workers'. Spot instances have capacity and quotas of their own,
+        but a crowd of them would have the master wait in the queue of launches.
         """
         ascent = self._host.spawn(self._ascend(), "dayfly ascent")
-        if self._parts.config.compute.request_spot_instances:
+        if self._parts.config.compute.request_spot_instances and lacking <= CROWD:
             return
         placed = asyncio.create_task(self._ascender.placed.wait(), name="dayfly placed")
         try:

@@ -32,7 +32,18 @@ def missing(spec: JobSpec, rows: list[WorkerRow], most: int) -> int:
     """
     if spec.mode is ExecMode.CREATE:
         return spec.wanted
-    alike = [
+    there = _alike(spec, rows)
+    free = sum(row.phase in FREE for row in there)
+    return max(0, min(spec.wanted - free, most - len(there)))
+
+
+def alike(spec: JobSpec, rows: list[WorkerRow]) -> list[str]:
+    """The ids of the master's workers that may serve a job beside others."""
+    return [row.instance for row in _alike(spec, rows)] if spec.mode is ExecMode.REUSE else []
+
+
+def _alike(spec: JobSpec, rows: list[WorkerRow]) -> list[WorkerRow]:
+    return [
         row
         for row in rows
         if row.role == "worker"
@@ -41,8 +52,6 @@ def missing(spec: JobSpec, rows: list[WorkerRow], most: int) -> int:
         and row.kind == spec.kind
         and row.phase not in {"lost", "leaving"}
     ]
-    free = sum(row.phase in FREE for row in alike)
-    return max(0, min(spec.wanted - free, most - len(alike)))
 
 
 def kind_of(processes: Mapping[str, int]) -> str:

@@ -73,7 +73,7 @@ async def shell_on_master(parts: Parts, *, start: bool) -> AsyncIterator[Connect
 
 async def _master(parts: Parts) -> tuple[Ascender, Access, Instance] | None:
     owner = await parts.cloud.owner()
-    access = await find_access(parts.storage, cluster_key(parts, owner))
+    access = await find_access(parts.storage, cluster_key(parts.config))
     if access is None:
         return None
     ascender = Ascender(parts, access, owner)

@@ -17,6 +17,7 @@ from dayfly.config.shapes import (
     check_cidr,
     check_id,
     check_subnet,
+    check_tags,
     check_volumes,
     several,
 )
@@ -164,9 +165,8 @@ def _compute_rules(section: str, compute: ComputeSection) -> Iterator[Problem]:
             f"takes up to {LONGEST_PASSWORD} printable ASCII characters, which every SSH client "
             "sends as the same bytes",
         )
-    for tag in compute.tags:
-        if tag.startswith(("aws:", "dayfly:")) or tag == "Name":
-            yield _problem(section, "tags", f"{tag!r} is reserved; choose another name")
+    for wrong in check_tags(compute.tags):
+        yield _problem(section, "tags", wrong)
 
 
 def _aws_rules(config: Config) -> Iterator[Problem]:

@@ -11,10 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from dayfly.model import Tag
+
 #: Sources: the S3 user guide, "General purpose bucket naming rules".
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUCKET_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
 _BUCKET_SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+#: Of a resource, and the characters of each. Source: the EC2 user guide, "Tag restrictions".
+_MOST_TAGS, _LONGEST_NAME, _LONGEST_VALUE = 50, 128, 256
 #: The sizes that EC2 allows for a subnet (the VPC user guide, "Subnet CIDR blocks").
 _LARGEST, _SMALLEST = 16, 28
 #: EC2's ``EbsBlockDevice`` and ``BlockDeviceMapping``, in snake case, less what places a volume
@@ -94,6 +98,20 @@ def check_bucket(name: str) -> str:
         if name.endswith(reserved) if at_the_end else name.startswith(reserved):
             return f"{wrong}S3 keeps names that {'end' if at_the_end else 'begin'} with {reserved}"
     return ""
+
+
+def check_tags(tags: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with tags of the user's own."""
+    room = _MOST_TAGS - len(Tag)
+    if len(tags) > room:
+        yield f"{len(tags)} are given, and beside dayfly's own there is room for {room}"
+    for name, value in tags.items():
+        if name.lower().startswith(("aws:", "dayfly:")) or name == Tag.NAME:
+            yield f"{name!r} is reserved; choose another name"
+        elif not 1 <= len(name) <= _LONGEST_NAME:
+            yield f"{name[:20]!r}: a name has 1 to {_LONGEST_NAME} characters"
+        if len(value) > _LONGEST_VALUE:
+            yield f"the value of {name!r} has more than {_LONGEST_VALUE} characters"
 
 
 def check_volumes(volumes: Sequence[Mapping[str, Any]]) -> Iterator[str]:

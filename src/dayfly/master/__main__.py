@@ -95,12 +95,10 @@ async def serve(config: MasterConfig) -> None:
 
 def main() -> int:
     """Run the service; returns its exit status."""
-    logging.basicConfig(
-        stream=sys.stderr, level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    guest.log_at("info")
     try:
         config = read_config(guest.path("/etc/dayfly/master.json"))
-        logging.getLogger().setLevel(config.log_level.upper())
+        guest.log_at(config.log_level)
         asyncio.run(serve(config))
     except DayflyError as error:
         log.error("%s", error)  # noqa: TRY400  # its words are for people, a trace is not

@@ -7,8 +7,10 @@ from typing import Protocol
 
 import msgspec
 
+from dayfly.model import Guarded
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+
+class Target(Guarded, frozen=True, kw_only=True):
     """A VM to talk to, and how to know it and be known by it.
 
     Attributes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dayfly.errors import ObjectExistsError, ObjectNotFoundError
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
@@ -36,16 +38,17 @@ class StorageNotes:
         except ObjectNotFoundError:
             return None
 
-    async def tokens(self) -> list[str]:
-        """The launches of which there are notes."""
+    async def names(self) -> dict[str, float]:
+        """The notes that there are: name -> when it was written, in seconds since the epoch."""
         prefix = keys.launch("").removesuffix("/")
-        found = [key async for key in self._storage.list_keys(prefix)]
-        return list(dict.fromkeys(key.removeprefix(prefix).partition("/")[0] for key in found))
+        return {
+            found.key.removeprefix(prefix): found.modified
+            async for found in self._storage.list_objects(prefix)
+        }
 
-    async def forget(self, token: str) -> None:
-        """Delete the notes of a launch that is over."""
-        found = [key async for key in self._storage.list_keys(keys.launch(token))]
-        await self._storage.delete_objects(found)
+    async def forget(self, names: Iterable[str]) -> None:
+        """Delete notes."""
+        await self._storage.delete_objects([_key(name) for name in names])
 
 
 def _key(name: str) -> str:

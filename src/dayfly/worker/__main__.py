@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 
 import msgspec
@@ -33,9 +32,7 @@ def main() -> None:
     """Read the configuration and serve."""
     path = guest.path("/etc/dayfly/worker.json")
     config = msgspec.json.decode(path.read_bytes(), type=WorkerConfig)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    guest.log_at(config.log_level)
     asyncio.run(serve(config))
 
 

@@ -46,8 +46,8 @@ _REPEATABLE: Final = (
 
 
 def say(text: str) -> None:
-    """Tell the log, where nobody else wants to know."""
-    log.info("%s", text)
+    """Tell the log, where nobody else wants to know; a warning, which is shown by default."""
+    log.warning("%s", text)
 
 
 class Ec2Api:
@@ -141,7 +141,10 @@ class Ec2Api:
                 not beside ids, which EC2 refuses.
         """
         more = dict(parameters)
-        named = any(name.endswith(("Ids", "Names", "InstanceTypes")) for name in parameters)
+        named = any(
+            name.endswith(("Ids", "Names", "InstanceTypes")) and name != "OwnerIds"
+            for name in parameters
+        )
         if not named and await self._takes(service, operation, "MaxResults"):
             more.setdefault("MaxResults", PAGE)
         while True:

@@ -27,9 +27,10 @@ from dayfly.cloud.ec2.network.caller import public_address
 from dayfly.cloud.ec2.network.ensuring import Network, ensure_network
 from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.prices import find_prices
+from dayfly.cloud.ec2.reactions import Kind, reaction
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ConfigError, DayflyError
-from dayfly.model import ExecMode, Instance, InstanceSpec, InstanceState, Launch, Price
+from dayfly.model import ALIVE, ExecMode, Instance, InstanceSpec, InstanceState, Launch, Price
 
 #: Seconds for which a network that was found is taken to be there still.
 _NETWORK_KEPT: Final = 120.0
@@ -70,6 +71,7 @@ class Ec2Cloud:
         self._clock = clock
         self._caller = caller
         self._source = source
+        self._resting = resting
         self._api = Ec2Api(aws, clock=clock, entropy=entropy, told=told, limits=limits)
         self._listing = Listing(self._api, ssh_port=section.ssh_port)
         self._launcher = Launcher(self._api, notes, self._listing, self.terminate, resting=resting)
@@ -124,7 +126,18 @@ class Ec2Cloud:
         ids: Collection[str] | None = None,
         states: Collection[InstanceState] | None = None,
     ) -> list[Instance]:
-        return await self._listing.find(tags=tags, ids=ids, states=states)
+        found = await self._listing.find(tags=tags, ids=ids, states=states)
+        self._learn(found)
+        return found
+
+    def _learn(self, found: Sequence[Instance]) -> None:
+        """A launch may fail after it was answered, for want of capacity: its pool is dry too."""
+        clock = self._clock
+        for instance in found:
+            code = instance.state_reason.partition(":")[0]
+            if instance.state not in ALIVE and reaction(code).kind is Kind.DRY:
+                ago = clock.now() - instance.launched_at
+                self._resting.add(self.region, instance, clock.monotonic(), ago)
 
     async def start(self, ids: Sequence[str]) -> None:  # noqa: D102
         await changing.start(self._api, self._listing, ids)

@@ -188,6 +188,7 @@ REACTIONS: Final[dict[str, Reaction]] = {
         "EC2 does not accept these values together", "target_ami", *_TYPE, "ebs_volumes"
     ),
     "InvalidParameter": _config("EC2 does not accept a value", *_TYPE, "subnet_id", "target_ami"),
+    "MissingParameter": _config("EC2 lacks a value", "ebs_volumes"),
     "VPCIdNotSpecified": _config(
         "the region has no default network, and none was given", "vpc_id", "subnet_id"
     ),
@@ -234,6 +235,11 @@ _ARCHITECTURE = _config(
 
 #: Codes that mean different things: what their message says decides. The first that fits.
 _MESSAGES: Final = (
+    ("OptInRequired", r"(?i)marketplace", _config(
+        "the image is sold on AWS Marketplace, and its terms have not been accepted", "target_ami",
+        hint="accept them at the address above, or leave target_ami out")),
+    ("AuthFailure", r"(?i)not authorized for images", _config(
+        "the image is another account's, and not shared", "target_ami")),
     ("InvalidParameterValue", r"(?i)iam instance profile", _NEW_PROFILE),
     ("InvalidParameterValue", r"(?i)architecture", _ARCHITECTURE),
     (

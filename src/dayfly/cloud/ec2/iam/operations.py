@@ -72,9 +72,9 @@ class On(StrEnum):
     BUCKET = "the bucket"
     LISTING = "the bucket's listing below dayfly/"
     OBJECTS = "objects below dayfly/"
-    IN = "objects below dayfly/in/"
-    OUT = "objects below dayfly/out/"
-    JOBS = "objects below dayfly/jobs/"
+    IN = "objects below dayfly/*/in/"
+    OUT = "objects below dayfly/*/out/"
+    JOBS = "objects below dayfly/*/jobs/"
 
 
 class Right(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from dayfly.cloud.ec2.iam.operations import OPERATIONS, On, Operation, Right, When, Who
+from dayfly.cloud.ec2.partitions import canonical, ec2_principal, partition
 from dayfly.config.sections import Ec2Section
 from dayfly.model import ExecMode, Tag
 
@@ -19,13 +20,11 @@ from dayfly.model import ExecMode, Tag
 Holder: TypeAlias = Literal["client", "master", "worker", "instance"]
 HOLDERS: Final = ("client", "master", "worker", "instance")
 
-#: Canonical, who publishes Ubuntu's images.
-CANONICAL: Final = "099720109477"
-
 #: Where objects of ours lie: as in ``dayfly.storage.keys``, which this room cannot see; a test
 #: holds them equal.
 _ROOT: Final = "dayfly/"
-_IN, _OUT, _JOBS = f"{_ROOT}in/", f"{_ROOT}out/", f"{_ROOT}jobs/"
+#: The second part is whose they are (``dayfly.storage.scoped``).
+_IN, _OUT, _JOBS = f"{_ROOT}*/in/", f"{_ROOT}*/out/", f"{_ROOT}*/jobs/"
 
 _PARTIES: Final[Mapping[Holder, tuple[Who, ...]]] = {
     "client": ("client",),
@@ -60,9 +59,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def partition(self) -> str:
         """Of AWS: China and the US government have their own."""
-        if self.region.startswith("cn-"):
-            return "aws-cn"
-        return "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
+        return partition(self.region)
 
     @property
     def own_network(self) -> bool:
@@ -193,7 +190,7 @@ def _instances(on: On, place: Place) -> tuple[list[str], Conditions]:
         case On.IMAGE if section.target_ami:
             return place.ec2(f"image/{section.target_ami}", account=""), {}
         case On.IMAGE:
-            owners = ["amazon", CANONICAL, place.account]
+            owners = ["amazon", canonical(place.region), place.account]
             return place.ec2("image/*", account=""), {"StringEquals": {"ec2:Owner": owners}}
         case On.SNAPSHOT:
             return place.ec2("snapshot/*", account=""), {}
@@ -263,7 +260,7 @@ def _place(place: Place) -> tuple[list[str], Conditions]:
 def _role(on: On, place: Place) -> tuple[list[str], Conditions]:
     iam = f"arn:{place.partition}:iam::{place.account}:role/"
     if on is On.ROLE:
-        only = {"iam:PassedToService": "ec2.amazonaws.com"}
+        only = {"iam:PassedToService": ec2_principal(place.region)}
         return [iam + (place.section.instance_role or "*")], {"StringEquals": only}
     path = "aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
     return [iam + path], {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}

@@ -113,6 +113,9 @@ async def _explain(
     """Raise what the user can work with; return where the call may be said again."""
     if meaning(error).kind is Kind.ABSENT:
         raise _absent(doing, ids, error) from error
+    if meaning(error).kind is Kind.DRY:
+        # Its disk ties it to its zone: only waiting helps, or another VM.
+        error.hint = "try again in some minutes; dayfly clean --all makes way for one elsewhere"
     if error.code not in (
         "IncorrectInstanceState",
         "UnsupportedOperation",

@@ -115,8 +115,8 @@ class Listing:
             {"Name": f"tag:{key}", "Values": [_literal(value)]}
             for key, value in sorted(tags.items())
         ]
-        # What is not listed yet must be told from what has ended already.
-        if states is not None and not self._unseen(tags, ids, None):
+        # What is not listed yet, and so taken for pending, must be told from what has ended.
+        if states is not None and not self._unseen(tags, ids, states):
             filters.append({"Name": "instance-state-name", "Values": sorted(states)})
         known = None if ids is None else sorted(set(ids))
         answers = await asyncio.gather(

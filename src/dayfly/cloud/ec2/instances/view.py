@@ -17,6 +17,9 @@ def view(told: Mapping[str, Any], *, ssh_port: int = 22) -> Instance:
     """
     tags = {tag["Key"]: tag.get("Value", "") for tag in told.get("Tags", ())}
     private = told.get("PrivateIpAddress") or ""
+    # Until it runs, a public address may still come; and another machine may have the private
+    # one in the caller's own network.
+    coming = told["State"]["Name"] == InstanceState.PENDING
     launched = told.get("LaunchTime")
     return Instance(
         id=told["InstanceId"],
@@ -24,7 +27,7 @@ def view(told: Mapping[str, Any], *, ssh_port: int = 22) -> Instance:
         state=InstanceState(told["State"]["Name"]),
         tags=tags,
         launched_at=launched.timestamp() if launched else 0.0,
-        address=told.get("PublicIpAddress") or private,
+        address=told.get("PublicIpAddress") or ("" if coming else private),
         private_address=private,
         ssh_port=ssh_port,
         zone=told.get("Placement", {}).get("AvailabilityZone", ""),

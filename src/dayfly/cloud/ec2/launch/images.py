@@ -9,12 +9,11 @@ import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
 from dayfly.cloud.ec2.marks import Told, matching
+from dayfly.cloud.ec2.partitions import canonical
 from dayfly.errors import ApiError, ConfigError
 
 log = logging.getLogger(__name__)
 
-#: Canonical's account. Names alone prove nothing: anybody may publish an image of any name.
-CANONICAL: Final = "099720109477"
 #: EC2's names of architectures -> Ubuntu's.
 _UBUNTU: Final = {"x86_64": "amd64", "arm64": "arm64"}
 #: Source: Canonical, "Find Ubuntu images on AWS"; gp2 in the path up to release 23.04.
@@ -112,11 +111,12 @@ async def _ubuntu(api: Ec2Api, architecture: str) -> Told:
             f"there is no Ubuntu for {architecture} processors",
             hint="give worker_instance_type of another kind, or a target_ami",
         )
+    owner = canonical(api.region)
     try:
         answer = await api.call("get_parameter", service="ssm", Name=_PARAMETER.format(name))
         newest = str(answer["Parameter"]["Value"])
         told = await api.call(
-            "describe_images", ImageIds=[newest], Owners=[CANONICAL], IncludeDeprecated=True
+            "describe_images", ImageIds=[newest], Owners=[owner], IncludeDeprecated=True
         )
         found = list(told["Images"])
     except ApiError as error:
@@ -127,7 +127,7 @@ async def _ubuntu(api: Ec2Api, architecture: str) -> Told:
             image
             async for page in api.pages(
                 "describe_images",
-                Owners=[CANONICAL],
+                Owners=[owner],
                 Filters=[
                     matching("name", _NAME.format(name)),
                     matching("architecture", architecture),

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from dayfly.cloud.base import Notes
-from dayfly.cloud.ec2.api import Ec2Api
+from dayfly.cloud.ec2.api import WORTH_TELLING, Ec2Api
 from dayfly.cloud.ec2.instances.listing import YOUNG, Listing
 from dayfly.cloud.ec2.instances.view import view
 from dayfly.cloud.ec2.launch.outcomes import Carried, answered, complaint, may_be_new, refused
@@ -121,7 +121,7 @@ class Launcher:
         """How many instances to launch now, and the shortfall where these are not all."""
         now, limits = self._api.clock.monotonic(), self._api.limits
         budget = limits.budget(self._api.region, order.count, now)
-        if budget.rest:
+        if budget.seconds >= WORTH_TELLING:
             self._api.told(f"EC2 limits launches per account: {budget}")
         soon = limits.within(self._api.region, PATIENCE, now)
         allowed = min(order.count, max(soon, order.minimum))

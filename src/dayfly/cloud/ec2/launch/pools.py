@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dayfly.model import Shortfall
+from dayfly.model import Instance, Shortfall
 
 #: Instances per call; EC2's advice is to break up larger requests.
 BATCH: Final = 100
@@ -287,21 +287,34 @@ class Resting:
     """The pools that were dry minutes ago, for all launches of a process."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[str, str], float] = {}
+        # By market, type and zone, which is what runs dry, whatever the subnet.
+        self._until: dict[tuple[str, bool, str, str], float] = {}
 
-    def add(self, region: str, pool: Pool, now: float) -> None:
-        """A pool had nothing; ``now`` in seconds of the monotonic clock."""
-        self._until[region, pool.key] = now + DRY_FOR
+    def add(self, region: str, pool: Pool | Instance, now: float, since: float = 0.0) -> None:
+        """A pool had nothing.
+
+        Args:
+            region: Where.
+            pool: Which one; or an instance that it took back.
+            now: In seconds of the monotonic clock.
+            since: How many seconds ago that was.
+        """
+        key, until = _supply(region, pool), now + DRY_FOR - max(0.0, since)
+        self._until[key] = max(until, self._until.get(key, 0.0))
 
     def among(self, region: str, pools: Iterable[Pool], now: float) -> frozenset[str]:
         """The keys of those pools that rest."""
         return frozenset(
-            pool.key for pool in pools if self._until.get((region, pool.key), 0.0) > now
+            pool.key for pool in pools if self._until.get(_supply(region, pool), 0.0) > now
         )
 
     def forget(self) -> None:
         """Let all pools be asked again."""
         self._until.clear()
+
+
+def _supply(region: str, pool: Pool | Instance) -> tuple[str, bool, str, str]:
+    return region, pool.spot, pool.instance_type, pool.zone
 
 
 #: The resting pools of this process.

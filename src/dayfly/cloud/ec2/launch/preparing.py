@@ -15,7 +15,7 @@ from dayfly.cloud.ec2.launch.pools import Outlook, Pool, order
 from dayfly.cloud.ec2.launch.quotas import family
 from dayfly.cloud.ec2.launch.recipe import Recipe, pack_user_data, volumes
 from dayfly.cloud.ec2.launch.waves import Order
-from dayfly.cloud.ec2.network.ensuring import Network
+from dayfly.cloud.ec2.network.ensuring import Network, Subnet
 from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.prices import find_prices
 from dayfly.config.sections import Ec2Section
@@ -94,7 +94,7 @@ def pools(spec: InstanceSpec, network: Network, findings: Findings) -> tuple[Poo
         for spot in markets(spec)
         for name in spec.instance_types
         if findings.types[name].spot or not spot
-        for subnet in network.subnets
+        for subnet in _selling(findings.prices, spot, name, network)
     ]
     if not found:
         raise ConfigError(
@@ -159,6 +159,15 @@ def names_image(runtime: str) -> bool:
 
 def _volumes(given: Sequence[Mapping[str, Any]], image: Image) -> list[dict[str, Any]]:
     return volumes(given, root_device=image.root_device, root_size=image.min_root)
+
+
+def _selling(prices: Prices, spot: bool, name: str, network: Network) -> Sequence[Subnet]:
+    """The subnets whose zones sell a type, as far as the spot prices tell.
+
+    EC2 refuses the others, and each refusal costs a call of few.
+    """
+    priced = [subnet for subnet in network.subnets if (spot, name, subnet.zone) in prices]
+    return priced or network.subnets
 
 
 def _hourly(prices: Prices, spot: bool, name: str, zone: str) -> str:

@@ -12,17 +12,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from dayfly.cloud.ec2.launch.pools import Batch
 from dayfly.errors import ConfigError
-from dayfly.model import InstanceSpec, Tag
+from dayfly.model import Guarded, InstanceSpec, Tag
 
 #: Bytes of user-data that EC2 takes, before base64. Source: RunInstances in the API reference.
 USER_DATA: Final = 16 * 1024
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+class Recipe(Guarded, frozen=True, kw_only=True):
     """All that the calls of one launch have in common.
 
     Attributes:
@@ -147,10 +145,12 @@ def volumes(
     Args:
         given: ``ebs_volumes`` of the configuration.
         root_device: The image's.
-        root_size: The least size of it, in GiB.
+        root_size: The least size of it, in GiB; 0 where the image does not tell.
     """
     mappings = [_camel(volume) for volume in given]
-    root: dict[str, Any] = {"VolumeSize": root_size, "VolumeType": "gp3", "Encrypted": True}
+    root: dict[str, Any] = {"VolumeType": "gp3", "Encrypted": True}
+    if root_size:
+        root["VolumeSize"] = root_size
     if not any(mapping.get("DeviceName") == root_device for mapping in mappings):
         mappings.insert(0, {"DeviceName": root_device, "Ebs": {}})
     for mapping in mappings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -20,9 +21,12 @@ from dayfly.cloud.ec2.network.making import Ground, make_group, make_network
 from dayfly.cloud.ec2.persistence import persist, together
 from dayfly.config.sections import Ec2Section
 from dayfly.config.shapes import several
-from dayfly.errors import ConfigError
+from dayfly.errors import ApiError, ConfigError
 
 log = logging.getLogger(__name__)
+
+#: A group takes 60 rules by default. Source: the VPC user guide, "Amazon VPC quotas".
+_FULL: Final = "RulesPerSecurityGroupLimitExceeded"
 
 Source = Callable[[], Awaitable[str]]
 
@@ -189,17 +193,35 @@ async def _admit(
         log.warning("SSH is let in from %s, as before: %s", ", ".join(cidrs), origin.unknown)
     want = rules.wanted(group["GroupId"], section.ssh_port, cidrs, caller)
     missing, stale = rules.changes(have, want)
-    if missing:
+    try:
+        await _authorize(api, group, missing)
+    except ApiError as error:
+        others = rules.of_others(have, want)
+        if error.code != _FULL or not others:
+            raise
+        # Of hosts that lived for a day, most often. Whoever is locked out comes in here again.
+        api.told(f"the security group is full: {len(others)} rules of other clients are removed")
+        await _revoke(api, group, others)
+        await _authorize(api, group, missing)
+        stale = []
+    await _revoke(api, group, stale)
+
+
+async def _authorize(api: Ec2Api, group: Told, wanted: Sequence[rules.Rule]) -> None:
+    if wanted:
         await api.call(
             "authorize_security_group_ingress",
             GroupId=group["GroupId"],
-            IpPermissions=rules.permissions(missing),
+            IpPermissions=rules.permissions(wanted),
         )
-    if stale:
+
+
+async def _revoke(api: Ec2Api, group: Told, unwanted: Sequence[rules.Rule]) -> None:
+    if unwanted:
         await api.call(
             "revoke_security_group_ingress",
             GroupId=group["GroupId"],
-            IpPermissions=rules.permissions(stale, described=False),
+            IpPermissions=rules.permissions(unwanted, described=False),
         )
 
 

@@ -37,6 +37,8 @@ async def check_subnets(
 ) -> list[Told]:
     """The subnets in the order that was given, if there are any to use.
 
+    Where none were given, those of the network whose instances have public addresses, if any.
+
     Raises:
         ConfigError: One is missing, or of another VPC.
     """
@@ -45,6 +47,8 @@ async def check_subnets(
         usable = [subnet for subnet in subnets if subnet.get("State") == "available"]
         if not usable:
             raise await _no_subnets(api, section, vpc)
+        # By a private address the master is reached from within only.
+        usable = [each for each in usable if each.get("MapPublicIpOnLaunch")] or usable
         return sorted(usable, key=lambda subnet: (subnet["AvailabilityZone"], subnet["SubnetId"]))
     by_id = {str(subnet["SubnetId"]): subnet for subnet in subnets}
     missing = [each for each in dict.fromkeys(given) if each not in by_id]

@@ -140,7 +140,7 @@ async def _claim_vpc(api: Ec2Api, labels: Labels, block: str) -> tuple[str, bool
 async def _wait_for_others(api: Ec2Api, look: Look) -> Ground | None:
     """The network once its maker is done; ``None``: the maker is taken for dead."""
     by = api.clock.monotonic() + TAKEOVER
-    log.info("another client is making the network; waiting for it")
+    api.told("another client is making the network; waiting for it")
     while api.clock.monotonic() < by:
         ground = await look()
         if ground is not None:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SERVICE_PORT: Final = 8080
 #: EC2's limits of a rule's description.
 _LONGEST: Final = 255
+_MARK: Final = "dayfly: "
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]")
 
 
@@ -46,7 +47,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 def mark(caller: str) -> str:
     """The description of a caller's own rules."""
-    return _FOREIGN.sub("-", f"dayfly: {caller}")[:_LONGEST]
+    return _FOREIGN.sub("-", f"{_MARK}{caller}")[:_LONGEST]
 
 
 def wanted(group: str, ssh_port: int, cidrs: Collection[str], caller: str) -> list[Rule]:
@@ -90,6 +91,12 @@ def changes(have: Collection[Rule], want: Collection[Rule]) -> tuple[list[Rule],
     missing = [rule for rule in want if rule.way not in there]
     stale = [rule for rule in have if rule.description in own and rule.way not in needed]
     return missing, stale
+
+
+def of_others(have: Collection[Rule], want: Collection[Rule]) -> list[Rule]:
+    """The rules of callers that are not wanted now, this one's own of before included."""
+    needed = {rule.way for rule in want}
+    return [r for r in have if r.description.startswith(_MARK) and r.way not in needed]
 
 
 #: How EC2 names the kinds of sources.

@@ -1,0 +1,50 @@
+"""Workers are launched for the jobs that may have some."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from dayfly.client.conversation import Channel
+from dayfly.client.staffing import Staffing
+from dayfly.client.supply import Supplied
+from dayfly.model import ExecMode
+
+
+async def replaced(mode: ExecMode) -> int:
+    """How many workers are launched when the master has lost one."""
+    launched: list[int] = []
+
+    async def launch(count: int, *, others: bool) -> Supplied:
+        launched.append(count)
+        return Supplied()
+
+    tasks: list[asyncio.Task[Any]] = []
+
+    def spawn(work: Any, name: str) -> asyncio.Task[Any]:
+        tasks.append(asyncio.create_task(work, name=name))
+        return tasks[-1]
+
+    spec = SimpleNamespace(mode=mode)
+    supply = SimpleNamespace(spec=spec, launch=launch)
+    told: list[object] = []
+    channel = SimpleNamespace(
+        id="j-1", supply=supply, launching=False, owed=0, ended=False, emit=told.append
+    )
+    parts = SimpleNamespace(clock=None, cloud=SimpleNamespace(pace=1.0))
+    staffing = Staffing(
+        cast("Any", parts),
+        cast("Any", SimpleNamespace(cluster=None)),
+        cast("Any", None),
+        cast("Any", SimpleNamespace(spawn=spawn)),
+    )
+    await staffing.replace(cast("Channel", channel), 1, "its agent is gone")
+    await asyncio.gather(*tasks)
+    assert len(told) == 1
+    return sum(launched)
+
+
+async def test_no_vm_is_launched_in_the_place_of_one_that_is_the_users() -> None:
+    assert await replaced(ExecMode.REUSE) == 1
+    assert await replaced(ExecMode.CONSUME) == 0
