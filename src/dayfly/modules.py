@@ -210,7 +210,7 @@ def _scan(path: Path, package: str) -> Collection[str]:
     """The names of all that a file may import; a ``from`` may name a module or a value."""
     try:
         with tokenize.open(path) as file:
-            tree = ast.parse(file.read())
+            tree = _parse(file.read())
     except (OSError, SyntaxError, ValueError):  # it would not import either
         return ()
     names: set[str] = set()
@@ -226,6 +226,15 @@ def _scan(path: Path, package: str) -> Collection[str]:
                 names.add(base)
                 names.update(f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
     return names
+
+
+def _parse(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # CPython before 3.11.8 and 3.12.2 (gh-106905): a garbage collection, or another thread,
+        # that comes in between puts its count of the recursion out. The next time it is right.
+        return ast.parse(source)
 
 
 # -- the archive --

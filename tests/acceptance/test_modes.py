@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +103,24 @@ async def test_consume_runs_the_whole_job_on_the_users_vm(home: Home, stopped: b
     assert instance.tags["Name"] == "mine", "never re-tagged"
     disk = Path(home.config["localhost"]["directory"]) / "instances" / vm
     assert await asyncio.to_thread(disk.exists), "never deleted"
+
+
+@pytest.mark.thorough
+async def test_workers_that_keep_their_disks_are_stopped_and_started_again(home: Home) -> None:
+    keys: dict[str, Any] = {
+        "delete_on_dismantle": False,
+        "max_workers": 1,
+        "soft_dismantle_timeout": 1,
+    }
+    async with FunctionExecutor(config=home.config, progress=False, **keys) as ex:
+        ((_, first),) = await ex.map(where, range(1))
+
+        async def stopped() -> bool:
+            states = {i.id: i.state for i in await listing(home)}
+            return set(states.values()) == {InstanceState.STOPPED}
+
+        await eventually(stopped, within=30)
+    async with FunctionExecutor(config=home.config, progress=False, **keys) as ex:
+        ((_, second),) = await ex.map(where, range(1))
+    assert second == first
+    assert len(await listing(home)) == 2

@@ -32,8 +32,9 @@ from dayfly.cloud.ec2.network.ensuring import Network, Subnet
 from dayfly.cloud.localhost import doctor as local
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import CloudError, StorageError
-from dayfly.model import ExecMode, Price, Tag
+from dayfly.model import ExecMode, InstanceSpec, Price, Tag
 from dayfly.storage.directory import DirectoryStorage
+from tests.aws.clouds import ec2_cloud, given_network
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import aws
 
@@ -89,6 +90,23 @@ async def test_an_account_where_all_is_well(aws: EmulatedAws, api: Ec2Api) -> No
     # Nothing of ours runs that starting and ending could be tried on.
     assert bad(found) == ["permissions that could not be tried"]
     assert "RunInstances (the worker, c5.large as spot)" in said(found, "permissions").detail
+
+
+async def test_spot_workers_that_run_are_nothing_to_complain_of(
+    aws: EmulatedAws, api: Ec2Api
+) -> None:
+    cloud = ec2_cloud(given_network(aws), account=api.aws)
+    spec = InstanceSpec(
+        role="worker",
+        instance_types=["c5.large"],
+        on_poweroff="terminate",
+        user_data="#cloud-config\n{}\n",
+        tags={Tag.MANAGED.value: "true", Tag.OWNER.value: await cloud.owner()},
+        spot=True,
+    )
+    await cloud.launch(spec, 2, token="fleet")
+    found = await examine(api, section(**given(aws)), 2)
+    assert bad(found) == ["permissions that could not be tried"]
 
 
 async def test_nothing_is_changed_by_looking(aws: EmulatedAws, api: Ec2Api) -> None:

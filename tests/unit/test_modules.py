@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -330,3 +331,20 @@ def test_a_function_runs_where_only_its_archive_is(project: Project, tmp_path: P
         cwd="/",
     )
     assert json.loads(run.stdout) == 42
+
+
+def test_a_parser_that_miscounts_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, calls = ast.parse, 0
+
+    def miscounting(source: str) -> ast.Module:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise SystemError("AST constructor recursion depth mismatch (before=195, after=251)")
+        return parse(source)
+
+    (tmp_path / "program.py").write_text("import beside\n")
+    monkeypatch.setattr(ast, "parse", miscounting)
+    assert set(modules._scan(tmp_path / "program.py", "")) == {"beside"}

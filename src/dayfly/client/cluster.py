@@ -97,6 +97,28 @@ class Cluster:
         """The workers that are up and could serve a job, when no master can tell better."""
         return [i for i in await self.instances() if i.state in UP and serves(i, spec)]
 
+    async def wake(self, spec: JobSpec, count: int) -> list[Instance]:
+        """Start workers that were stopped with their disks, up to ``count``; returns these."""
+        stopped = [
+            instance
+            for instance in await self.instances()
+            if instance.state is InstanceState.STOPPED and serves(instance, spec)
+        ][: max(0, count)]
+        if not stopped:
+            return []
+        ids = [instance.id for instance in stopped]
+        try:
+            await self._parts.cloud.start(ids)
+        except CloudError as error:
+            log.warning("stopped workers are not started, others are launched: %s", error)
+            return []
+        finally:
+            self._listing = None
+        # A master that saw them go takes them back if they were started since.
+        now = self._clock.now()
+        woken = await self._parts.cloud.list(ids=ids)
+        return [msgspec.structs.replace(instance, launched_at=now) for instance in woken]
+
     async def launch_master(self) -> Instance:
         """Launch the master, once: two clients that launch at the same time get the same one."""
         spec = self._spec("master", [self._parts.config.compute.master_instance_type])

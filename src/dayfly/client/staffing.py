@@ -243,6 +243,8 @@ class Staffing:
         taken = await supply.take_over(lacking) if fresh else Supplied()
         known = {instance.id for instance in found}
         new = [instance for instance in taken.instances if instance.id not in known]
+        if not self._parts.config.compute.delete_on_dismantle and spec.mode is ExecMode.REUSE:
+            new += await self._cluster.wake(spec, lacking - len(new))
         lacking -= len(new)
         if lacking > 0:
             await self._estimate(channel, spec, lacking, master_up=rows is not None)

@@ -222,7 +222,9 @@ class Plane:
         if free == 0:
             raise CapacityError(f"{record.id} cannot be started", cause=_no_capacity(free))
         pending = record.become(InstanceState.PENDING)
-        return msgspec.structs.replace(pending, boot_time=self._boot_time)
+        # EC2's launch time is that of the last start, too.
+        instance = msgspec.structs.replace(pending.instance, launched_at=self._clock.now())
+        return msgspec.structs.replace(pending, instance=instance, boot_time=self._boot_time)
 
     def stop(self, ids: Sequence[str]) -> None:
         """Stop instances."""

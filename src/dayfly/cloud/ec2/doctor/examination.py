@@ -219,7 +219,12 @@ def _scene(section: Ec2Section, facts: Facts, ours: Mapping[str, str]) -> Scene:
         if isinstance(image := facts.images[fact.architecture], Image)
     }
     instances = () if isinstance(facts.instances, DayflyError) else facts.instances
-    mine = (i["InstanceId"] for i in instances if ours.items() <= tags_of(i).items())
+    # A spot instance cannot be stopped, whoever asks.
+    mine = (
+        i["InstanceId"]
+        for i in instances
+        if ours.items() <= tags_of(i).items() and i.get("InstanceLifecycle") != "spot"
+    )
     return Scene(
         section=section,
         images=images,
