@@ -406,3 +406,8 @@ def test_timers_that_are_off_are_warned_of() -> None:
     assert "the master (t2.micro) and up to 5 workers (t2.medium, spot) stay up" in warning
     assert "dayfly clean -b aws_ec2 --all" in warning
     assert not config.policy.auto
+
+
+def test_packages_that_nobody_installs_yet_are_told() -> None:
+    (warning,) = load(EC2, extra_python_packages=["numpy"], use_gpu=True).warnings
+    assert warning.startswith("[aws_ec2] extra_python_packages, use_gpu: nothing is installed")

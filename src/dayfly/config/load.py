@@ -120,7 +120,21 @@ def _refusal(problems: list[Problem]) -> ConfigError:
 
 
 def _warnings(config: Config) -> list[str]:
-    return [*_password_warnings(config), *_timer_warnings(config)]
+    return [*_unheeded(config), *_password_warnings(config), *_timer_warnings(config)]
+
+
+def _unheeded(config: Config) -> list[str]:
+    """Keys of EC2 that are read and checked, and change nothing in this version."""
+    ec2 = config.aws_ec2
+    given = [
+        name
+        for name in ("extra_apt_packages", "extra_python_packages", "use_gpu", "docker_user")
+        if getattr(ec2, name)
+    ]
+    if config.dayfly.backend != "aws_ec2" or not given:
+        return []
+    text = "nothing is installed on the VMs by this version; target_ami must bring all of it"
+    return [f"[aws_ec2] {', '.join(given)}: {text}"]
 
 
 def _password_warnings(config: Config) -> list[str]:
