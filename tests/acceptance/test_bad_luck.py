@@ -23,7 +23,7 @@ from dayfly.parts import open_parts
 from tests.acceptance.conftest import eventually
 from tests.conftest import Home, processes_of
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.thorough]
 
 
 def cloud_of(home: Home) -> LocalhostCloud:

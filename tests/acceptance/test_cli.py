@@ -166,6 +166,7 @@ def test_another_terminal_cancels_what_this_one_started(run: Run, home: Home) ->
     assert ended["done"] < 600
 
 
+@pytest.mark.thorough
 def test_jobs_and_logs_are_there_after_every_vm_is_gone(run: Run, home: Home) -> None:
     with terminal(program(home, 4)) as mapping:
         mapping.communicate(timeout=40)
@@ -177,6 +178,7 @@ def test_jobs_and_logs_are_there_after_every_vm_is_gone(run: Run, home: Home) ->
     assert len(run("logs", "get", job["id"]).stdout.splitlines()) == 4
 
 
+@pytest.mark.thorough
 def test_the_embedded_clouds_console_plays_the_operator(run: Run, home: Home) -> None:
     key = home.path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -204,6 +206,7 @@ def test_the_embedded_clouds_console_plays_the_operator(run: Run, home: Home) ->
     assert "next:" in run("localhost", "start", "i-0", status=1).stderr
 
 
+@pytest.mark.thorough
 def test_a_vm_of_ones_own_is_consumed_and_outlives_clean(run: Run, home: Home) -> None:
     key = home.path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)

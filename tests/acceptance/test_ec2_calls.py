@@ -24,7 +24,7 @@ from tests.aws.calls import Call
 from tests.aws.hollow import HollowMachines
 from tests.aws.machine_fixtures import Ec2Home
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.thorough]
 
 #: Instances per RunInstances, and per page of DescribeInstances.
 BATCH = 100
@@ -147,7 +147,6 @@ KNOWLEDGE = {
 }
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 10, 100, 1000])
 async def test_a_cold_start_asks_the_same_for_any_number_of_workers(
     machines: Ec2Home, workers: int

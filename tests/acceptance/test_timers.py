@@ -52,6 +52,7 @@ async def test_after_the_soft_timeout_workers_are_gone_and_the_master_is_stopped
     await eventually(lambda: not [c for c in processes_of(home.path).values() if "dayfly" in c])
 
 
+@pytest.mark.thorough
 async def test_a_stopped_master_is_started_again_and_knows_its_jobs(home: Home) -> None:
     keys = {"soft_dismantle_timeout": 1.0, "progress": False}
     async with FunctionExecutor(config=home.config, **keys) as ex:  # type: ignore[arg-type]
@@ -65,6 +66,7 @@ async def test_a_stopped_master_is_started_again_and_knows_its_jobs(home: Home) 
     assert len((await states(home))["master"]) == 1
 
 
+@pytest.mark.thorough
 async def test_the_hard_timeout_cuts_a_job_and_keeps_what_is_done(home: Home) -> None:
     def nap(seconds: float) -> float:
         time.sleep(seconds)
@@ -81,6 +83,7 @@ async def test_the_hard_timeout_cuts_a_job_and_keeps_what_is_done(home: Home) ->
     await eventually(lambda: rested(home))
 
 
+@pytest.mark.thorough
 async def test_with_client_and_master_killed_every_vm_still_goes_in_time(home: Home) -> None:
     script = home.path / "script.py"
     script.write_text(
