@@ -25,6 +25,7 @@ from dayfly.storage.filenames import (
     key_of,
     path_of,
 )
+from dayfly.storage.userfiles import users_file
 
 #: Up to this size a read stays on the event loop: measured 25 us for 64 KiB, where the way to
 #: a thread and back alone takes 90 us. A write makes files and folders, 200 us and more.
@@ -162,7 +163,7 @@ class DirectoryStorage:
         check_key(key)
 
         def upload() -> None:
-            with _theirs("read", path):
+            with users_file("read", path):
                 source = Path(path).open("rb")  # noqa: SIM115  # closed below
             with source:
                 self._put(key, lambda file: shutil.copyfileobj(source, file, _BLOCK))
@@ -181,7 +182,7 @@ class DirectoryStorage:
         part = target.with_name(f".dayfly-{secrets.token_hex(8)}.part")
 
         def download() -> None:
-            with self._open(key) as source, _theirs("written", path):
+            with self._open(key) as source, users_file("written", path):
                 try:
                     with part.open("xb") as file:
                         shutil.copyfileobj(source, file, _BLOCK)
@@ -332,16 +333,3 @@ def _remove(folder: Path) -> bool:
             return False
         raise
     return True
-
-
-@contextlib.contextmanager
-def _theirs(verb: str, path: str | Path) -> Iterator[None]:
-    """Map what goes wrong with a file of the user's."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"the file {path} could not be {verb}",
-            cause=str(error.strerror or error),
-            hint=f"ls -ld {Path(path).parent if verb == 'written' else path}",
-        ) from error

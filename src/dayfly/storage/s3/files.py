@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dayfly.errors import StorageError
 from dayfly.storage.s3.writing import Source
+from dayfly.storage.userfiles import users_file
 
 
 @contextlib.asynccontextmanager
@@ -20,13 +21,13 @@ async def opened(path: str | Path) -> AsyncIterator[Source]:
     Raises:
         StorageError: It cannot be read, or changes meanwhile.
     """
-    with _named("read", path):
+    with users_file("read", path):
         file = await asyncio.to_thread(Path(path).open, "rb", buffering=0)
     with file:
         descriptor = file.fileno()
 
         def pread(start: int, stop: int) -> bytes:
-            with _named("read", path):
+            with users_file("read", path):
                 data = b"".join(_all_of(descriptor, start, stop))
             if len(data) != stop - start:
                 raise StorageError(
@@ -63,7 +64,7 @@ class Target:
 
     async def finish(self) -> None:
         """Put the file in its place."""
-        with _named("written", self._path):
+        with users_file("written", self._path):
             await asyncio.to_thread(self._part.replace, self._path)
 
     def __enter__(self) -> Target:
@@ -75,7 +76,7 @@ class Target:
             self._part.unlink(missing_ok=True)
 
     def _write(self, position: int, data: bytes) -> None:
-        with _named("written", self._path):
+        with users_file("written", self._path):
             if self._descriptor < 0:
                 # Not before the first data: an object that is not there leaves no trace.
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -84,15 +85,3 @@ class Target:
             while rest:
                 written = os.pwrite(self._descriptor, rest, position)
                 position, rest = position + written, rest[written:]
-
-
-@contextlib.contextmanager
-def _named(verb: str, path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"the file {path} could not be {verb}",
-            cause=str(error.strerror or error),
-            hint=f"ls -ld {Path(path).parent if verb == 'written' else path}",
-        ) from error
