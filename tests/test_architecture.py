@@ -23,7 +23,7 @@ FLOORS = (
     {"aws"},
     {"config", "serialize", "modules", "blame", "bootstrap", "cost", "dismantle", "guest"},
     {"model"},
-    {"errors", "clock"},
+    {"errors", "clock", "processes"},
 )
 #: Rooms of one floor that may look into each other, as (from, to).
 DOORS = {
@@ -31,6 +31,7 @@ DOORS = {
     ("serialize", "modules"),
     ("blame", "modules"),
     ("cost", "dismantle"),
+    ("parts", "wire"),
 }
 #: They hand out what lies below: the public names, and ``python -m dayfly``.
 ROOF = {"__init__", "__main__"}

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from dayfly.clock import Clock
 from dayfly.errors import CommandError
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 #: Seconds in which further moves of the deadline are gathered into one write. It must be well
 #: below the slack by which the VM's own deadline lies behind its orchestrator's.
 GATHER = 1.0
+#: Seconds for ``poweroff`` to return.
+POWER_OFF = 30.0
 #: Libraries that tell of every connection and every key that they find.
 CHATTY = ("aiobotocore", "asyncssh", "botocore")
 
@@ -62,6 +65,66 @@ def ready() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(address)
         sender.send(b"READY=1")
+
+
+class Vm(Protocol):
+    """The VM that a service runs on."""
+
+    def ready(self) -> None:
+        """The service is up: whoever started it may hear of it."""
+        ...
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Power off in so many seconds, whatever becomes of this process; ``None``: never."""
+        ...
+
+    async def power_off(self) -> None:
+        """Power off, now; a VM that refuses is left to its own deadline."""
+        ...
+
+    def first_start(self) -> float:
+        """When this was asked first since the VM's boot, in seconds since the epoch."""
+        ...
+
+    def close(self) -> None:
+        """Let nothing be unwritten."""
+        ...
+
+
+class LinuxVm:
+    """The real form: a file that ``dayfly-deadline.service`` obeys, and ``poweroff``."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._deadline = Deadline(clock)
+
+    def ready(self) -> None:  # noqa: D102
+        ready()
+
+    def set_deadline(self, seconds: float | None) -> None:  # noqa: D102
+        self._deadline.set(seconds)
+
+    async def power_off(self) -> None:  # noqa: D102
+        try:
+            async with asyncio.timeout(POWER_OFF):
+                await power_off()
+        except (TimeoutError, CommandError) as error:
+            log.warning("the VM is left to its own deadline: %s", error)
+
+    def first_start(self) -> float:  # noqa: D102
+        # /run is emptied at each boot.
+        mark = path("/run/dayfly/master-up")
+        if mark.exists():
+            return float(mark.read_text())
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        now = self._clock.now()
+        fresh = mark.with_suffix(".new")
+        fresh.write_text(repr(now))
+        fresh.replace(mark)
+        return now
+
+    def close(self) -> None:  # noqa: D102
+        self._deadline.close()
 
 
 class Deadline:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dayfly.bootstrap import Package, read_package
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
 from dayfly.model import StorageConfig
+from dayfly.processes import Process, ThisProcess
 from dayfly.shell.base import Shell
 from dayfly.storage.base import Storage
 from dayfly.storage.notes import StorageNotes
@@ -19,6 +20,13 @@ from dayfly.storage.scoped import ScopedStorage
 
 if TYPE_CHECKING:
     from dayfly.aws.session import Aws
+    from dayfly.wire.link import Dial
+
+
+def _dial() -> Dial:
+    from dayfly.wire.link import dial
+
+    return dial
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,9 @@ class Parts:
     """All that the client side works with; whoever opened it closes it.
 
     Attributes:
+        dial: How a conversation with the master is opened.
+        package: Reads the dayfly that VMs are to run.
+        process: Who is asking.
         aws: The account that cloud and storage share, if either is AWS's.
     """
 
@@ -35,6 +46,9 @@ class Parts:
     shell: Shell
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
+    dial: Dial = field(default_factory=_dial)
+    package: Callable[[], Package] = read_package
+    process: Process = field(default_factory=ThisProcess)
     aws: Aws | None = None
 
     async def __aenter__(self) -> Parts:
@@ -116,7 +130,7 @@ def _open_aws(config: Config) -> Aws | None:
 
 
 def _open_cloud(config: Config, storage: Storage, aws: Aws | None) -> Cloud:
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy, process = SystemClock(), SystemEntropy(), ThisProcess()
     if aws is not None and config.dayfly.backend == "aws_ec2":
         from dayfly.cloud.ec2 import Ec2Cloud
 
@@ -126,7 +140,7 @@ def _open_cloud(config: Config, storage: Storage, aws: Aws | None) -> Cloud:
             StorageNotes(storage),
             clock=clock,
             entropy=entropy,
-            caller=f"{getpass.getuser()}@{socket.gethostname()}",
+            caller=f"{process.user}@{process.host}",
         )
     from dayfly.cloud.localhost import LocalhostCloud
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from typing import Any
@@ -24,8 +25,11 @@ from tests.conftest import Home
 pytestmark = pytest.mark.timeout(90)
 
 
-def make(home: Home) -> FunctionExecutor:
-    return FunctionExecutor(config=home.config, max_workers=1, progress=False)
+def make(home: Home, package: bootstrap.Package | None = None) -> FunctionExecutor:
+    parts = open_parts(load(home.config))
+    if package is not None:
+        parts = dataclasses.replace(parts, package=lambda: package)
+    return FunctionExecutor(config=home.config, max_workers=1, progress=False, parts=parts)
 
 
 async def test_a_later_client_sweeps_what_is_past_its_expiry(home: Home) -> None:
@@ -147,21 +151,19 @@ async def test_a_client_that_moves_is_let_in_again_each_time(
 
 
 async def test_another_dayfly_waits_for_the_master_to_be_idle_and_then_takes_it_over(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    home: Home,
 ) -> None:
-    ours = bootstrap.read_package()
-    other = msgspec.structs.replace(ours, digest="0" * 16)
+    other = msgspec.structs.replace(bootstrap.read_package(), digest="0" * 16)
     async with make(home) as ex:
         job = ex.map(time.sleep, [60])
         await eventually(lambda: job.progress.running > 0)
-        monkeypatch.setattr(bootstrap, "read_package", lambda: other)
-        async with make(home) as newer:
+        async with make(home, other) as newer:
             with pytest.raises(dayfly.VersionMismatchError, match=job.id):
                 await newer.map(abs, [-1])
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
-    async with make(home) as newer:
+    async with make(home, other) as newer:
         assert await newer.map(abs, [-2]) == [2]
 
 

@@ -134,6 +134,15 @@ class FakeVm:
     async def power_off(self) -> None:
         self.off.set()
 
+    def ready(self) -> None:
+        pass
+
+    def first_start(self) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        pass
+
 
 def instance(
     name: str,

@@ -8,9 +8,6 @@ is the worker too.
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from dayfly import bootstrap, errors, provision
+from dayfly import errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
 from dayfly.cloud.base import Cloud
@@ -35,6 +32,7 @@ from dayfly.model import (
     WorkerConfig,
 )
 from dayfly.parts import Parts
+from dayfly.processes import name_of
 from dayfly.shell.base import Connection, Target
 from dayfly.wire.client import MasterDoor
 
@@ -56,11 +54,6 @@ class Ascent:
     async def aclose(self) -> None:
         """Close the door and the connection."""
         await self.stack.aclose()
-
-
-def client_name() -> str:
-    """Who is calling, for people: ``user@host pid``."""
-    return f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
 
 
 def cluster_key(config: Config) -> str:
@@ -210,11 +203,11 @@ class Ascender:
 
     async def _door(self, connection: Connection, instance: Instance, told: Told) -> MasterDoor:
         path = await connection.forward(instance.inner_address, instance.service_port)
-        name = client_name()
+        name, dial = name_of(self._parts.process), self._parts.dial
         secret = self._access.client_secret
-        ours = bootstrap.read_package().digest
+        ours = self._parts.package().digest
         try:
-            door = await MasterDoor.open(path, secret=secret, name=name)
+            door = await MasterDoor.open(path, secret=secret, name=name, dial=dial)
         except (errors.AuthenticationError, errors.VersionMismatchError):
             raise
         except errors.WireError:
@@ -226,7 +219,7 @@ class Ascender:
                 await self._refuse_while_busy(door, ours)
         told("dayfly to be installed on the master")
         await self._install(connection, instance)
-        return await MasterDoor.open(path, secret=secret, name=name)
+        return await MasterDoor.open(path, secret=secret, name=name, dial=dial)
 
     async def _refuse_while_busy(self, door: MasterDoor, ours: str) -> None:
         running = [row.id for row in await door.list_jobs() if row.state is JobState.RUNNING]
@@ -239,7 +232,7 @@ class Ascender:
 
     async def _install(self, connection: Connection, instance: Instance) -> None:
         parts, compute = self._parts, self._parts.config.compute
-        package = bootstrap.read_package()
+        package = parts.package()
         storage = await parts.storage.locate()
         policy = parts.config.policy
         config = MasterConfig(

@@ -51,7 +51,9 @@ class Cluster:
         self._owner = owner
         #: When which instance may be swept, as it was last listed or tagged.
         self._expiries: dict[str, float] = {}
-        self._intents = Intents(StorageNotes(parts.storage), access.cluster, parts.clock)
+        self._intents = Intents(
+            StorageNotes(parts.storage), access.cluster, process=parts.process, clock=parts.clock
+        )
         #: The last listing: when it was asked for, by which tags, and what was found.
         self._listing: tuple[float, dict[str, str], list[Instance]] | None = None
         self._looked = False
@@ -343,7 +345,7 @@ class Cluster:
         for intent in await self._intents.open():
             if intent.spec.role == "master":
                 continue  # its token is spent only as long as it is known
-            if intent.orphaned(now):
+            if intent.orphaned(now, self._parts.process):
                 found = await self._parts.cloud.list(
                     tags={Tag.MANAGED: "true", Tag.LAUNCH: intent.token}, states=ALIVE
                 )

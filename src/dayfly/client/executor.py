@@ -30,6 +30,7 @@ from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.errors import UsageError
 from dayfly.model import JobSpec, LogLine
 from dayfly.parts import Parts, open_parts
+from dayfly.processes import ThisProcess, name_of
 from dayfly.storage.base import Storage
 
 R = TypeVar("R")
@@ -64,9 +65,11 @@ class FunctionExecutor:
         progress: ``False`` shows nothing; else a live line in a terminal, a table in a
             notebook, plain lines elsewhere, and the lines that functions print.
         on_log: Called on the event loop with each line that a function prints or logs.
-        session: What brings jobs to a master; by default made from the configuration.
-        clock: Where time comes from.
-        entropy: Where chance comes from.
+        session: What brings jobs to a master; by default made from the parts.
+        parts: Cloud, storage and what else is worked with; by default those of the
+            configuration. The executor closes them.
+        clock: Where time comes from; by default the parts' own.
+        entropy: Where chance comes from; likewise.
         backend_keys: Any key of the backend's section.
 
     Raises:
@@ -81,6 +84,7 @@ class FunctionExecutor:
         progress: bool | None = None,
         on_log: Callable[[LogLine], None] | None = None,
         session: ClosableSession | None = None,
+        parts: Parts | None = None,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
         **backend_keys: Any,
@@ -88,9 +92,10 @@ class FunctionExecutor:
         self._config = configuration.load(config, config_file, **backend_keys)
         self._show = progress is not False
         self._on_log = on_log
-        self._clock = clock or SystemClock()
-        self._entropy = entropy or SystemEntropy()
-        self._parts: Parts | None = None
+        self._clock = clock or (SystemClock() if parts is None else parts.clock)
+        self._entropy = entropy or (SystemEntropy() if parts is None else parts.entropy)
+        self._parts = parts
+        self._process = ThisProcess() if parts is None else parts.process
         self._session = session
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -336,8 +341,6 @@ class FunctionExecutor:
         self, job: str, begun: float, function: serialize.FunctionDump, options: CallOptions
     ) -> JobSpec:
         """All that is known here; the session fills in what only the cloud knows."""
-        from dayfly.client.ascent import client_name
-
         compute = self._config.compute
         processes = compute.worker_processes
         return JobSpec(
@@ -354,7 +357,7 @@ class FunctionExecutor:
             chunksize=options.chunksize,
             environment=dict(options.environment),
             reserved=function.reserved,
-            client=client_name(),
+            client=name_of(self._process),
             max_cost=compute.max_cost,
         )
 

@@ -6,14 +6,13 @@ either says the very same again, which launches nothing twice, or ends what came
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import suppress
 
 import msgspec
 
 from dayfly.clock import Clock
 from dayfly.model import ExecMode, InstanceSpec, JobSpec, Tag
+from dayfly.processes import Process
 from dayfly.storage.notes import StorageNotes
 
 #: Seconds after which a launch that was written down is not made any more: what came of it is
@@ -54,18 +53,21 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
             and tags.get(Tag.KIND) == spec.kind
         )
 
-    def orphaned(self, now: float) -> bool:
+    def orphaned(self, now: float, seen_by: Process) -> bool:
         """Whether it was for one job alone, whose client is gone."""
         if self.spec.tags.get(Tag.MODE) != ExecMode.CREATE.value:
             return False
-        return self.old(now) or (self.host == socket.gethostname() and not _alive(self.pid))
+        return self.old(now) or not seen_by.alive(self.host, self.pid)
 
 
 class Intents:
     """The launches of one cluster."""
 
-    def __init__(self, notes: StorageNotes, cluster: str, clock: Clock) -> None:
+    def __init__(
+        self, notes: StorageNotes, cluster: str, *, process: Process, clock: Clock
+    ) -> None:
         self._notes = notes
+        self._process = process
         self._cluster = cluster
         self._clock = clock
 
@@ -81,8 +83,8 @@ class Intents:
             spec=spec,
             count=count,
             at=self._clock.now(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
+            host=self._process.host,
+            pid=self._process.pid,
         )
         first = await self._notes.claim(token + _INTENT, msgspec.msgpack.encode(ours))
         return msgspec.msgpack.decode(first, type=Intent)
@@ -117,13 +119,3 @@ class Intents:
             for name, written in names.items()
             if not name.endswith(_INTENT) and now - written > STALE
         )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

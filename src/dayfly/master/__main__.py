@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,12 +16,10 @@ from dayfly.bootstrap import read_package
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.errors import ConfigError, DayflyError
 from dayfly.master.app import serving
-from dayfly.master.hub import Hub
 from dayfly.master.installer import SshInstaller
 from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
-from dayfly.master.recovery import recover
-from dayfly.master.vm import LinuxVm
+from dayfly.master.service import serve
 from dayfly.model import MasterConfig
 
 log = logging.getLogger("dayfly.master")
@@ -43,54 +41,31 @@ def read_config(path: Path) -> MasterConfig:
         ) from error
 
 
-async def serve(config: MasterConfig) -> None:
-    """Serve until SIGTERM or SIGINT.
+async def run(config: MasterConfig) -> None:
+    """Serve on this VM until SIGTERM or SIGINT.
 
     Raises:
         DayflyError: The journal or the storage cannot be opened, or the journal broke.
     """
     clock, entropy = SystemClock(), SystemEntropy()
-    vm = LinuxVm(clock)
-    state = guest.path("/var/lib/dayfly")
-    launched = max(config.instance.launched_at, vm.first_start())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    storage = parts.open_storage(config.storage)
-    journal = Journal(state / "journal.sqlite")
-    logbook = Logbook(state / "logs")
-    hub = Hub(
+    state = guest.path("/var/lib/dayfly")
+    await serve(
         config,
-        launched=clock.monotonic() - max(0.0, clock.now() - launched),
-        journal=journal,
-        logbook=logbook,
-        storage=storage,
+        storage=parts.open_storage(config.storage),
+        journal=Journal(state / "journal.sqlite"),
+        logbook=Logbook(state / "logs"),
         installer=SshInstaller(
             parts.open_shell(), config, read_package, clock=clock, entropy=entropy
         ),
-        vm=vm,
+        vm=guest.LinuxVm(clock),
         clock=clock,
+        listen=partial(serving, host=config.host, port=config.port),
+        stop=stop,
     )
-    try:
-        recover(hub)
-        hub.start()
-        async with serving(hub, host=config.host, port=config.port):
-            guest.ready()
-            log.info("serving at %s:%d", config.host, config.port)
-            stopped = asyncio.create_task(stop.wait())
-            ends: list[asyncio.Future[Any]] = [stopped, hub.broken]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if hub.broken.done():
-                hub.broken.result()
-    finally:
-        await hub.aclose()
-        vm.close()
-        logbook.close()
-        journal.close()
-        await storage.aclose()
-    log.info("ended")
 
 
 def main() -> int:
@@ -99,7 +74,7 @@ def main() -> int:
     try:
         config = read_config(guest.path("/etc/dayfly/master.json"))
         guest.log_at(config.log_level)
-        asyncio.run(serve(config))
+        asyncio.run(run(config))
     except DayflyError as error:
         log.error("%s", error)  # noqa: TRY400  # its words are for people, a trace is not
         return 1

@@ -13,7 +13,7 @@ from dayfly.errors import WireError
 from dayfly.master.doors import serve_client, serve_worker
 from dayfly.master.hub import Hub
 from dayfly.wire import messages as m
-from dayfly.wire.link import HEARTBEAT, MAX_FRAME, PATH, Link, answer
+from dayfly.wire.link import HEARTBEAT, MAX_FRAME, PATH, Link, Socket, answer
 
 log = logging.getLogger(__name__)
 
@@ -43,28 +43,30 @@ class App:
         await socket.prepare(request)
         self._sockets[socket] = None
         try:
-            await self._converse(socket)
+            await converse(self._hub, socket)
         finally:
             del self._sockets[socket]
         return socket
 
-    async def _converse(self, socket: web.WebSocketResponse) -> None:
-        config = self._hub.config
-        secrets = {
-            "client": config.access.client_secret,
-            "worker": config.access.worker_secret,
-        }
-        welcome = m.Welcome(instance=config.instance.id, package=config.package)
-        try:
-            hello = await answer(socket, secrets, welcome)
-        except (WireError, TimeoutError, ConnectionError, RuntimeError) as error:
-            log.warning("a caller was not let in: %s", error)
-            await socket.close()
-            return
-        if hello.role == "client":
-            await serve_client(self._hub, Link(socket, m.FROM_CLIENT, hello.name))
-        else:
-            await serve_worker(self._hub, Link(socket, m.FROM_WORKER, hello.name))
+
+async def converse(hub: Hub, socket: Socket) -> None:
+    """Let a caller in who proves itself, and talk until it is gone."""
+    config = hub.config
+    secrets = {
+        "client": config.access.client_secret,
+        "worker": config.access.worker_secret,
+    }
+    welcome = m.Welcome(instance=config.instance.id, package=config.package)
+    try:
+        hello = await answer(socket, secrets, welcome)
+    except (WireError, TimeoutError, ConnectionError, RuntimeError) as error:
+        log.warning("a caller was not let in: %s", error)
+        await socket.close()
+        return
+    if hello.role == "client":
+        await serve_client(hub, Link(socket, m.FROM_CLIENT, hello.name))
+    else:
+        await serve_worker(hub, Link(socket, m.FROM_WORKER, hello.name))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from dayfly.clock import Clock
 from dayfly.dismantle import SLACK, Due, deadline, obey
-from dayfly.master.vm import OwnVm
+from dayfly.guest import Vm
 from dayfly.model import DismantlePolicy
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Home:
         self,
         policy: DismantlePolicy,
         launched: float,
-        vm: OwnVm,
+        vm: Vm,
         *,
         before: Callable[[str], Awaitable[None]],
         moved: Callable[[], None],

@@ -16,6 +16,7 @@ import logging
 from dayfly.clock import Clock, happens
 from dayfly.dismantle import Due
 from dayfly.errors import StorageError
+from dayfly.guest import Vm
 from dayfly.master import events as e
 from dayfly.master.books import Books
 from dayfly.master.dossier import Dossier
@@ -29,7 +30,6 @@ from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.master.scheduler import CLIENT_GRACE, Scheduler
 from dayfly.master.switchboard import Switchboard
 from dayfly.master.till import Till
-from dayfly.master.vm import OwnVm
 from dayfly.model import InstanceState, JobRow, JobState, LogLine, MasterConfig, Tag, WorkerRow
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
@@ -69,7 +69,7 @@ class Hub:
         logbook: Logbook,
         storage: Storage,
         installer: Installer,
-        vm: OwnVm,
+        vm: Vm,
         clock: Clock,
         client_grace: float = CLIENT_GRACE,
     ) -> None:

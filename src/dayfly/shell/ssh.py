@@ -21,6 +21,7 @@ from dayfly.errors import (
     HostKeyError,
     UnreachableError,
 )
+from dayfly.processes import runs
 from dayfly.shell.base import CommandResult, Target
 
 #: AES-GCM runs in hardware and needs no MAC of its own; the others are for old servers.
@@ -270,7 +271,7 @@ def sweep() -> None:
     """Delete the sockets of programs that were killed."""
     for folder in _base().glob(f"{_FOLDER_PREFIX}*"):
         owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not _alive(int(owner)):
+        if owner.isdecimal() and not runs(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)  # another user's is not ours to delete
 
 
@@ -285,16 +286,6 @@ def _base() -> Path:
     if len(str(base)) > _SOCKET_NAME - len(_FOLDER_PREFIX) - 24:
         return Path("/tmp")  # noqa: S108  (mkdtemp makes a folder of mode 0700 in it)
     return base
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _where(target: Target) -> str:

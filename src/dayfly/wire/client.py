@@ -11,7 +11,7 @@ from typing import TypeAlias
 from dayfly import errors
 from dayfly.model import JobRow, LogLine, WorkerRow
 from dayfly.wire import messages as m
-from dayfly.wire.link import Link, dial
+from dayfly.wire.link import Dial, Link, dial
 
 #: Seconds to wait for a reply: the master answers from memory.
 REPLY = 20.0
@@ -34,7 +34,7 @@ class MasterDoor:
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, socket: Path, *, secret: str, name: str) -> MasterDoor:
+    async def open(cls, socket: Path, *, secret: str, name: str, dial: Dial = dial) -> MasterDoor:
         """Call the master through the Unix socket of an SSH tunnel.
 
         Raises:

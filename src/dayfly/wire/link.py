@@ -127,6 +127,25 @@ def prove(secret: str, speaker: str, nonce: bytes) -> bytes:
     return hmac.digest(secret.encode(), speaker.encode() + b"\0" + nonce, hashlib.sha256)
 
 
+class Dial(Protocol):
+    """How a conversation with the master is opened; see :func:`dial`, its real form."""
+
+    async def __call__(
+        self,
+        decoder: Decoder[In],
+        *,
+        role: str,
+        name: str,
+        secret: str,
+        host: str = "localhost",
+        port: int = 80,
+        unix_socket: Path | None = None,
+        timeout: float = 10.0,
+    ) -> Link[In]:
+        """Call the master."""
+        ...
+
+
 async def dial(
     decoder: Decoder[In],
     *,
@@ -169,23 +188,47 @@ async def dial(
                     timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
                 )
             stack.push_async_callback(socket.close)
-            opening = Link(socket, m.OPENING, where)
-            nonce = secrets.token_bytes(32)
-            await opening.send(m.Hello(protocol=m.PROTOCOL, role=role, name=name, nonce=nonce))
-            challenge = await _next(opening, m.Challenge, timeout)
-            if not hmac.compare_digest(challenge.proof, prove(secret, "master", nonce)):
-                raise errors.AuthenticationError(
-                    f"{where} does not hold this cluster's secret",
-                    cause="something else listens there, or the cluster was made anew",
-                    hint="dayfly clean --all, then run again",
-                )
-            await opening.send(m.Proof(proof=prove(secret, role, challenge.nonce)))
-            welcome = await _next(opening, m.Welcome, timeout)
+            welcome = await introduce(
+                socket, role=role, name=name, secret=secret, where=where, timeout=timeout
+            )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise errors.WireError(
                 f"{where} does not answer", cause=str(error) or type(error).__name__
             ) from error
         return Link(socket, decoder, where, welcome=welcome, close=stack.pop_all().aclose)
+
+
+async def introduce(
+    socket: Socket, *, role: str, name: str, secret: str, where: str, timeout: float
+) -> m.Welcome:
+    """The caller's side of the handshake, on a websocket that has just been opened.
+
+    Args:
+        socket: The websocket.
+        role: See :func:`dial`, like the next two.
+        name: Who is calling.
+        secret: The role's secret.
+        where: The master, in words.
+        timeout: Seconds to wait for each of its words.
+
+    Raises:
+        AuthenticationError: The master does not hold the secret, or refused ours.
+        VersionMismatchError: It speaks another version of the protocol.
+        WireError: It said something else.
+        TimeoutError: It said nothing.
+    """
+    opening = Link(socket, m.OPENING, where)
+    nonce = secrets.token_bytes(32)
+    await opening.send(m.Hello(protocol=m.PROTOCOL, role=role, name=name, nonce=nonce))
+    challenge = await _next(opening, m.Challenge, timeout)
+    if not hmac.compare_digest(challenge.proof, prove(secret, "master", nonce)):
+        raise errors.AuthenticationError(
+            f"{where} does not hold this cluster's secret",
+            cause="something else listens there, or the cluster was made anew",
+            hint="dayfly clean --all, then run again",
+        )
+    await opening.send(m.Proof(proof=prove(secret, role, challenge.nonce)))
+    return await _next(opening, m.Welcome, timeout)
 
 
 async def answer(

@@ -26,6 +26,7 @@ from dayfly.worker.dispatch import spans
 from dayfly.worker.materials import Materials
 from dayfly.worker.outbox import Outbox
 from dayfly.worker.pool import Pool, PoolJob
+from dayfly.worker.process import RunnerProcess, Start
 from dayfly.worker.spawn import Command
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,23 @@ class Agent:
         storage: The cluster's; the caller closes it.
         clock: Where time comes from.
         entropy: Where the incarnation's name and the jitter come from.
+        vm: The VM that it runs on.
+        dial: How the master is called.
+        runner: Starts a runner.
+        modules: Where local modules are unpacked.
     """
 
     def __init__(
-        self, config: WorkerConfig, storage: Storage, *, clock: Clock, entropy: Entropy
+        self,
+        config: WorkerConfig,
+        storage: Storage,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        vm: guest.Vm | None = None,
+        dial: link.Dial = link.dial,
+        runner: Start = RunnerProcess,
+        modules: Path | None = None,
     ) -> None:
         self._config = config
         self._storage = storage
@@ -72,10 +86,16 @@ class Agent:
             log_level=config.log_level,
         )
         self._pool = Pool(
-            self, command, processes=config.processes, worker=config.instance, clock=clock
+            self,
+            command,
+            processes=config.processes,
+            worker=config.instance,
+            clock=clock,
+            runner=runner,
         )
-        self._materials = Materials(storage, guest.path("/var/lib/dayfly/modules"))
-        self._deadline = guest.Deadline(clock)
+        self._materials = Materials(storage, modules or guest.path("/var/lib/dayfly/modules"))
+        self._vm = guest.LinuxVm(clock) if vm is None else vm
+        self._dial = dial
         self._outbox = Outbox()
         self._briefs: dict[str, m.JobBrief] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -90,7 +110,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until cancelled."""
         self._pool.start()
-        guest.ready()
+        self._vm.ready()
         log.info("%s: %d runners started", self._config.instance, self._config.processes)
         try:
             async with asyncio.TaskGroup() as self._tasks:
@@ -98,7 +118,7 @@ class Agent:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._deadline.close()
+            self._vm.close()
             await self._pool.aclose()
 
     # -- the conversation with the master --
@@ -107,7 +127,7 @@ class Agent:
         failures = 0
         while True:
             try:
-                conversation = await link.dial(
+                conversation = await self._dial(
                     m.TO_WORKER,
                     role="worker",
                     name=self._config.instance,
@@ -212,10 +232,10 @@ class Agent:
             case m.Forget():
                 self._forget(message.job)
             case m.SetDeadline():
-                self._deadline.set(message.seconds)
+                self._vm.set_deadline(message.seconds)
             case m.PowerOff():
                 log.info("powering off: %s", message.why)
-                self._tasks.create_task(self._power_off())
+                self._tasks.create_task(self._vm.power_off())
             case m.Refused():
                 log.error("the master refused: %s: %s", message.code, message.reason)
 
@@ -310,12 +330,6 @@ class Agent:
                 intake.indices = set()
         self._pool.forget(job)
         self._materials.forget(keys.items(job, 0).rpartition("/")[0] + "/")
-
-    async def _power_off(self) -> None:
-        try:
-            await guest.power_off()
-        except errors.CommandError as error:
-            log.error("%s", error)  # noqa: TRY400  no traceback needed
 
     # -- what the pool says --
 

@@ -15,7 +15,7 @@ from dayfly.clock import Clock
 from dayfly.model import CallOutcome, LogLine, OutcomeKind
 from dayfly.worker import obituary
 from dayfly.worker.dispatch import Call, Dispatcher, Give, Replace
-from dayfly.worker.process import RunnerProcess
+from dayfly.worker.process import Runner, RunnerProcess, Start
 from dayfly.worker.spawn import Command
 
 #: Seconds that calls may wait behind another one while a runner is idle.
@@ -65,7 +65,7 @@ class Known(msgspec.Struct):
         limit: The timer of the call that it runs.
     """
 
-    process: RunnerProcess
+    process: Runner
     slots: set[int]
     since: float = 0.0
     proven: bool = False
@@ -103,12 +103,21 @@ class Pool:
         processes: How many.
         worker: This worker's name, for outcomes and lines.
         clock: For the dates of what runners cannot date themselves.
+        runner: Starts one.
     """
 
     def __init__(
-        self, owner: Owner, command: Command, *, processes: int, worker: str, clock: Clock
+        self,
+        owner: Owner,
+        command: Command,
+        *,
+        processes: int,
+        worker: str,
+        clock: Clock,
+        runner: Start = RunnerProcess,
     ) -> None:
         self._clock = clock
+        self._start_runner = runner
         self._owner = owner
         self._command = command
         self._processes = processes
@@ -226,7 +235,7 @@ class Pool:
 
     # -- what a runner says --
 
-    def call_started(self, process: RunnerProcess, number: int) -> None:  # noqa: D102
+    def call_started(self, process: Runner, number: int) -> None:  # noqa: D102
         known = self._runners[process.id]
         running = self._dispatcher.first(process.id)
         if running is None or running[0] != number:
@@ -241,7 +250,7 @@ class Pool:
 
     def call_ended(  # noqa: D102
         self,
-        process: RunnerProcess,
+        process: Runner,
         number: int,
         kind: int,
         payload: bytes,
@@ -263,7 +272,7 @@ class Pool:
         self._owner.outcome(call.job, outcome)
 
     def line(  # noqa: D102
-        self, process: RunnerProcess, number: int | None, stream: int, when: float | None, text: str
+        self, process: Runner, number: int | None, stream: int, when: float | None, text: str
     ) -> None:
         known = self._runners[process.id]
         running = self._dispatcher.first(process.id)
@@ -280,20 +289,20 @@ class Pool:
             )
         )
 
-    def asked(self, process: RunnerProcess, request: bytes) -> None:  # noqa: D102
+    def asked(self, process: Runner, request: bytes) -> None:  # noqa: D102
         def answer(done: asyncio.Future[tuple[bytes, bytes]]) -> None:
             if not done.cancelled() and process.id in self._runners:
                 process.reply(*done.result())
 
         self._owner.asked(request).add_done_callback(answer)
 
-    def pause(self, process: RunnerProcess) -> None:  # noqa: D102
+    def pause(self, process: Runner) -> None:  # noqa: D102
         for action in self._dispatcher.decide_for(process.id):
             self._do(action)
         if not self._dispatcher.waiting:
             self._watch_for_idleness()
 
-    def died(self, process: RunnerProcess, death: obituary.Death) -> None:  # noqa: D102
+    def died(self, process: Runner, death: obituary.Death) -> None:  # noqa: D102
         known = self._runners.pop(process.id)
         if known.limit is not None:
             known.limit.cancel()
@@ -355,7 +364,7 @@ class Pool:
 
     def _add_runner(self, modules: str = "") -> None:
         try:
-            process = RunnerProcess(next(self._runner_numbers), self._command, self)
+            process = self._start_runner(next(self._runner_numbers), self._command, self)
         except OSError as error:
             self._start_failed(str(error))
             return

@@ -29,13 +29,13 @@ LAST_WORDS = 12
 class Listener(Protocol):
     """Who is told what a runner does; never twice, and nothing after ``died``."""
 
-    def call_started(self, process: RunnerProcess, number: int) -> None:
+    def call_started(self, process: Runner, number: int) -> None:
         """A timed call has begun."""
         ...
 
     def call_ended(
         self,
-        process: RunnerProcess,
+        process: Runner,
         number: int,
         kind: int,
         payload: bytes,
@@ -46,21 +46,88 @@ class Listener(Protocol):
         ...
 
     def line(
-        self, process: RunnerProcess, number: int | None, stream: int, when: float | None, text: str
+        self, process: Runner, number: int | None, stream: int, when: float | None, text: str
     ) -> None:
         """A line was printed; one that came by a pipe names neither its call nor its time."""
         ...
 
-    def asked(self, process: RunnerProcess, request: bytes) -> None:
+    def asked(self, process: Runner, request: bytes) -> None:
         """A function wants something of storage."""
         ...
 
-    def pause(self, process: RunnerProcess) -> None:
+    def pause(self, process: Runner) -> None:
         """Everything that was there to read has been told."""
         ...
 
-    def died(self, process: RunnerProcess, death: obituary.Death) -> None:
+    def died(self, process: Runner, death: obituary.Death) -> None:
         """It is gone, and so is everything that it had started."""
+        ...
+
+
+class Runner(Protocol):
+    """What a pool needs of a runner; :class:`RunnerProcess` says what it means."""
+
+    @property
+    def id(self) -> int:
+        """The pool's number for it."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        ...
+
+    @property
+    def unstarted(self) -> list[int]:
+        """Once it has died: the calls that it had not started."""
+        ...
+
+    def load(self, slot: int, facts: bytes, function: bytes) -> None:
+        """Make a job known under a slot number."""
+        ...
+
+    def give(self, slot: int, first: int, calls: Sequence[Call]) -> None:
+        """Send calls."""
+        ...
+
+    def forget(self, slot: int) -> None:
+        """Drop a job."""
+        ...
+
+    def reply(self, answer: bytes, data: bytes) -> None:
+        """Answer what a function asked of storage."""
+        ...
+
+    def withdraw(self) -> list[int]:
+        """Take back the calls that have not been started."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+    def hold(self) -> None:
+        """Read no more from it, for a while."""
+        ...
+
+    def go_on(self) -> None:
+        """Read again."""
+        ...
+
+    def drain(self) -> None:
+        """Tell all that it has said until now."""
+        ...
+
+
+class Start(Protocol):
+    """How a runner is started; :class:`RunnerProcess` is the real form."""
+
+    def __call__(self, id: int, command: spawn.Command, listener: Listener, /) -> Runner:  # noqa: A002
+        """Start one.
+
+        Raises:
+            OSError: It cannot be started.
+        """
         ...
 
 

@@ -1,0 +1,66 @@
+"""The process that runs here, as others name it, and whether another one still runs."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from typing import Protocol
+
+
+class Process(Protocol):
+    """One process of a user's."""
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The name of the machine that it runs on."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its number there."""
+        ...
+
+    def alive(self, host: str, pid: int) -> bool:
+        """Whether a process may still run: of one on another machine that cannot be told."""
+        ...
+
+
+class ThisProcess:
+    """The process that runs here."""
+
+    @property
+    def user(self) -> str:  # noqa: D102
+        return getpass.getuser()
+
+    @property
+    def host(self) -> str:  # noqa: D102
+        return socket.gethostname()
+
+    @property
+    def pid(self) -> int:  # noqa: D102
+        return os.getpid()
+
+    def alive(self, host: str, pid: int) -> bool:  # noqa: D102
+        return host != self.host or runs(pid)
+
+
+def name_of(process: Process) -> str:
+    """A process in words: ``user@host pid``."""
+    return f"{process.user}@{process.host} {process.pid}"
+
+
+def runs(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
