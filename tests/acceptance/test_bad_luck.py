@@ -99,6 +99,21 @@ async def test_the_masters_vm_is_killed_in_mid_map_and_the_map_finishes(home: Ho
         assert await job == [x * x for x in range(60)]
 
 
+async def test_the_masters_vm_and_its_disk_are_gone_and_each_outcome_still_comes_once(
+    home: Home,
+) -> None:
+    async with make(home, max_workers=2) as ex:
+        job = ex.map(slow_square, range(60))
+        came: list[int] = []
+        async for outcome in job.as_completed():
+            came.append(outcome.index)
+            if len(came) == 12:
+                (master,) = await cloud_of(home).list(tags={Tag.ROLE: "master"})
+                await cloud_of(home).terminate([master.id])
+        assert sorted(came) == list(range(60))
+        assert await job == [x * x for x in range(60)]
+
+
 async def test_a_spot_interruption_costs_no_outcome(home: Home) -> None:
     async with make(home, max_workers=2, request_spot_instances=True) as ex:
         job = ex.map(slow_square, range(60))

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+import msgspec
+
 from dayfly import errors
 from dayfly.client.ascent import Ascender, Ascent
 from dayfly.client.channel import Event, JobRequest, Phase
@@ -41,7 +43,8 @@ class Channel:
 
     Attributes:
         said: What the master must know of the job, in order; said again after a break.
-        last: Number of the last delivery that came.
+        last: Number of the last delivery that came, of those of ``master``.
+        master: The instance whose journal numbers the deliveries.
         cancelled: Whether the whole job is to stop.
         supply: Its workers, once it is known how many it needs.
         launching: Whether a launch for it is under way.
@@ -55,6 +58,8 @@ class Channel:
         self.request = request
         self.said: list[m.FromClient] = []
         self.last = 0
+        self.master = ""
+        self._came = bytearray()
         self.cancelled = False
         self._over = asyncio.Event()
         self.supply: Supply | None = None
@@ -97,6 +102,32 @@ class Channel:
         await self._teller.tell(self, m.Cancel(job=self.id, indices=indices))
         if indices is None:
             await self._over.wait()
+
+    def talks_to(self, master: str) -> None:
+        """Deliveries come from this instance from now on.
+
+        One whose disk is gone has taken its outcomes along: the next one runs the job again, and
+        numbers its deliveries anew.
+        """
+        if self.master != master:
+            self.master, self.last = master, 0
+
+    def deliver(self, delivery: m.Delivery) -> None:
+        """Queue what is new of a delivery; others have come before."""
+        if delivery.number != self.last + 1:
+            return
+        self.last = delivery.number
+        fresh = [outcome for outcome in delivery.outcomes if self._is_new(outcome.index)]
+        if len(fresh) < len(delivery.outcomes):
+            delivery = msgspec.structs.replace(delivery, outcomes=fresh)
+        if fresh:
+            self.emit(delivery)
+
+    def _is_new(self, index: int) -> bool:
+        if index >= len(self._came):
+            self._came.extend(bytes(index + 1 - len(self._came)))
+        new, self._came[index] = not self._came[index], 1
+        return new
 
     def emit(self, event: Event) -> None:
         """Queue an event for the handle."""
@@ -158,6 +189,7 @@ class Conversation:
         """
         ascent = await self.ascent()
         if remember:
+            channel.talks_to(ascent.instance.id)
             channel.said.append(message)
         with suppress(errors.WireError):  # the listener sees the break too, and mends it
             await ascent.door.send(message)
@@ -206,6 +238,7 @@ class Conversation:
         for channel in self._channels.values():
             if channel.ended or not channel.said:
                 continue
+            channel.talks_to(ascent.instance.id)
             for message in channel.said:
                 await ascent.door.send(message)
             await ascent.door.send(m.Follow(job=channel.id, after=channel.last))

@@ -132,10 +132,8 @@ class MasterSession:
         if channel is None:
             return
         match message:
-            case m.Delivery(number=number):
-                if number == channel.last + 1:
-                    channel.last = number
-                    channel.emit(message)
+            case m.Delivery():
+                channel.deliver(message)
             case m.JobEnded(after=after):
                 await self._ended(channel, message, complete=channel.last >= after)
             case m.WorkersNeeded(count=count, reason=reason):
