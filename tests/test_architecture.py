@@ -23,7 +23,7 @@ FLOORS = (
     {"aws"},
     {"config", "serialize", "modules", "blame", "bootstrap", "cost", "dismantle", "guest"},
     {"model"},
-    {"errors", "clock", "processes"},
+    {"errors", "clock", "processes", "outcomes"},
 )
 #: Rooms of one floor that may look into each other, as (from, to).
 DOORS = {

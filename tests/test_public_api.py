@@ -15,7 +15,7 @@ import dayfly
 
 ROOT = Path(__file__).parents[1]
 
-CLASSES = {"FunctionExecutor", "Job", "LogLine", "Outcome", "Progress"}
+CLASSES = {"FunctionExecutor", "Job", "LogLine", "Outcome", "Progress", "Try"}
 ERRORS = {
     "AccessDeniedError",
     "ApiError",
@@ -55,10 +55,14 @@ MAP_KEYS = {
     "extra_env": None,
     "chunksize": 0,
     "timeout": None,
+    "retries": 0,
     "return_exceptions": False,
     "include_modules": None,
     "exclude_modules": None,
+    "detach": False,
 }
+#: A reduction is submitted by the program that mapped, so that must be there.
+ONLY_MAP = {"return_exceptions", "detach"}
 
 
 def test_these_are_the_public_names() -> None:
@@ -98,9 +102,11 @@ def positional(function: object) -> list[str]:
 def test_the_executor_takes_these() -> None:
     make = dayfly.FunctionExecutor
     assert positional(make) == ["config", "config_file"]
-    assert keywords(make) == dict.fromkeys(["progress", "on_log", "session", "clock", "entropy"])
+    assert keywords(make) == dict.fromkeys(
+        ["progress", "on_log", "session", "parts", "clock", "entropy"]
+    )
     public = {name for name in vars(make) if not name.startswith("_")}
-    assert public == {"aclose", "map", "map_reduce", "storage", "submit"}
+    assert public == {"aclose", "attach", "map", "map_reduce", "reattach", "storage", "submit"}
 
 
 def test_map_and_its_kin_take_these() -> None:
@@ -109,7 +115,7 @@ def test_map_and_its_kin_take_these() -> None:
     assert keywords(make.map) == MAP_KEYS
     assert positional(make.map_reduce) == ["self", "fn", "iterdata", "reduce_fn"]
     assert keywords(make.map_reduce) == {
-        name: default for name, default in MAP_KEYS.items() if name != "return_exceptions"
+        name: default for name, default in MAP_KEYS.items() if name not in ONLY_MAP
     }
     assert str(inspect.signature(make.submit)).startswith("(self, fn: ")
 
@@ -117,11 +123,14 @@ def test_map_and_its_kin_take_these() -> None:
 def test_a_job_offers_these() -> None:
     public = {name for name in vars(dayfly.Job) if not name.startswith("_")}
     assert public == {
+        "aclose",
         "as_completed",
         "cancel",
         "cost",
         "done",
         "futures",
+        "leave",
+        "over",
         "progress",
         "settled",
         "view",
@@ -136,6 +145,7 @@ def test_an_outcome_and_the_counts_hold_these() -> None:
         "started",
         "ended",
         "worker",
+        "tries",
     )
     assert dayfly.Progress.__struct_fields__ == (
         "total",

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         VersionMismatchError,
         WireError,
     )
-    from dayfly.model import LogLine
+    from dayfly.model import LogLine, Try
     from dayfly.serialize import Outcome
 
 __version__ = "0.1.0"
@@ -58,6 +58,7 @@ _HOMES = {
     "LogLine": "dayfly.model",
     "Outcome": "dayfly.serialize",
     "Progress": "dayfly.client.progress",
+    "Try": "dayfly.model",
 }
 
 __all__ = [  # noqa: RUF022  # first what people use first
@@ -66,6 +67,7 @@ __all__ = [  # noqa: RUF022  # first what people use first
     "Outcome",
     "Progress",
     "LogLine",
+    "Try",
     "AccessDeniedError",
     "ApiError",
     "AuthenticationError",

@@ -16,14 +16,17 @@ import msgspec
 from dayfly.clock import Clock, happens
 from dayfly.model import DismantlePolicy
 
-Why: TypeAlias = Literal["soft", "hard"]
+Why: TypeAlias = Literal["soft", "hard", "spot"]
 
 #: Seconds that a VM's own deadline lies behind the one that its orchestrator keeps.
 SLACK = 5.0
 
 
 class Due(msgspec.Struct, frozen=True):
-    """The moment at which a VM goes, on the clock of the facts, and by which timer."""
+    """The moment at which a VM goes, on the clock of the facts, and by which timer.
+
+    ``spot`` is not one of ours: the cloud has told when it takes the VM back.
+    """
 
     at: float
     why: Why

@@ -82,8 +82,8 @@ class Vm(Protocol):
         """Power off, now; a VM that refuses is left to its own deadline."""
         ...
 
-    def first_start(self) -> float:
-        """When this was asked first since the VM's boot, in seconds since the epoch."""
+    def armed(self) -> float:
+        """When the VM's own deadline was armed, in seconds since the epoch: at its boot."""
         ...
 
     def close(self) -> None:
@@ -111,17 +111,10 @@ class LinuxVm:
         except (TimeoutError, CommandError) as error:
             log.warning("the VM is left to its own deadline: %s", error)
 
-    def first_start(self) -> float:  # noqa: D102
-        # /run is emptied at each boot.
-        mark = path("/run/dayfly/master-up")
-        if mark.exists():
-            return float(mark.read_text())
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        now = self._clock.now()
-        fresh = mark.with_suffix(".new")
-        fresh.write_text(repr(now))
-        fresh.replace(mark)
-        return now
+    def armed(self) -> float:  # noqa: D102
+        # Written once after each boot, which empties /run; see bootstrap.py.
+        cap = path("/run/dayfly/cap")
+        return cap.stat().st_mtime if cap.exists() else self._clock.now()
 
     def close(self) -> None:  # noqa: D102
         self._deadline.close()

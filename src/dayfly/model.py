@@ -6,10 +6,14 @@ seconds. Values that cross the wire are msgspec structs.
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Final, Literal
 
 import msgspec
+
+from dayfly.outcomes import CallOutcome as CallOutcome
+from dayfly.outcomes import OutcomeKind as OutcomeKind
+from dayfly.outcomes import Try as Try
 
 Role = Literal["master", "worker"]
 
@@ -175,40 +179,6 @@ class DismantlePolicy(msgspec.Struct, frozen=True, kw_only=True):
     auto: bool = True
 
 
-class OutcomeKind(IntEnum):
-    """What became of a call. One byte on the wire."""
-
-    VALUE = 0
-    #: The value is in storage; the payload is its key.
-    STORED = 1
-    #: The function raised; the payload is what :mod:`dayfly.serialize` reads back.
-    RAISED = 2
-    TIMED_OUT = 3
-    CRASHED = 4
-    CANCELLED = 5
-    #: The function returned something that cannot be pickled.
-    UNPICKLABLE = 6
-
-
-class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
-    """One call's outcome, still as bytes: what workers send, masters keep and clients decode.
-
-    Attributes:
-        index: The item's position in the job, from 0.
-        payload: A pickle for VALUE and RAISED, a storage key in UTF-8 for STORED, else a
-            message in UTF-8.
-        started: When the call began on the worker.
-        ended: When it ended.
-    """
-
-    index: int
-    kind: OutcomeKind
-    payload: bytes
-    started: float = 0.0
-    ended: float = 0.0
-    worker: str = ""
-
-
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
     """One line that a function printed or logged.
 
@@ -248,11 +218,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         processes: Parallel processes per worker of the preferred type.
         wanted: Workers that the client means to have for it.
         timeout: Seconds that one call may run; ``None`` for no limit of its own.
+        retries: How many more times a call that fails is run.
         chunksize: Calls handed out together; 0 lets the master size the ranges.
         environment: ``extra_env`` of the map.
         reserved: Names of the reserved parameters that the function takes (``id``, ``storage``).
         client: Who submitted it: ``user@host pid``.
         max_cost: US dollars that its VMs may cost; ``None`` for no limit.
+        detach: Whether it runs to its end when its client goes.
+        single: Whether awaiting it gives the value of its one call, and not a list.
+        return_exceptions: Whether failed calls give their exception as result.
     """
 
     id: str
@@ -266,11 +240,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     policy: DismantlePolicy
     submitted_at: float
     timeout: float | None = None
+    retries: int = 0
     chunksize: int = 0
     environment: dict[str, str] = {}
     reserved: list[str] = []
     client: str = ""
     max_cost: float | None = None
+    detach: bool = False
+    single: bool = False
+    return_exceptions: bool = False
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,8 +277,16 @@ class JobRecord(JobRow, frozen=True, kw_only=True):
 
     Attributes:
         outcomes: Encoded deliveries, in order, when they are few; else they lie in parts.
+        after: The number of the last delivery.
+        error: For FAILED, the class of :mod:`dayfly.errors` to raise.
+        single: See :class:`JobSpec`, as for the next one.
+        return_exceptions: Likewise.
     """
 
+    after: int | None = None
+    error: str = ""
+    single: bool = False
+    return_exceptions: bool = False
     outcomes: list[bytes] = []
 
 
@@ -309,9 +295,9 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         phase: What the orchestrator knows beyond the cloud's state: ``connecting``,
-            ``installing``, ``starting``, ``idle``, ``busy``, ``lost``, ``leaving``.
+            ``installing``, ``starting``, ``idle``, ``busy``, ``draining``, ``lost``, ``leaving``.
         dismantle_in: Seconds until its timer fires; ``None`` when it has none.
-        dismantle_why: Which timer that is: ``soft`` or ``hard``.
+        dismantle_why: Which timer that is: ``soft``, ``hard``, or ``spot`` for the cloud's own.
     """
 
     name: str
@@ -412,6 +398,7 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
     Attributes:
         runtime: The interpreter that runs the functions.
         policy: The VM's own, until the master says otherwise.
+        spot: Whether the cloud may take the VM back, and says so before.
     """
 
     instance: str
@@ -422,4 +409,5 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
     runtime: str
     storage: StorageConfig
     policy: DismantlePolicy
+    spot: bool = False
     log_level: str = "info"

@@ -85,7 +85,6 @@ async def install_master(
     package: bootstrap.Package,
     *,
     timeout: float = INSTALL,
-    arm: DismantlePolicy | None = None,
 ) -> None:
     """Install and start the master's service; returns when it serves.
 
@@ -94,7 +93,6 @@ async def install_master(
         config: For the service.
         package: The dayfly to install.
         timeout: Seconds for all of it.
-        arm: Also arm the VM's own deadline (a VM that is not of our launching).
 
     Raises:
         ProvisionError: A step failed; its output is in the cause.
@@ -105,7 +103,6 @@ async def install_master(
         package,
         runtime=config.runtime,
         mark=f"{config.access.serial} {config.host}:{config.port} {_trace(config)}",
-        arm=arm,
         timeout=timeout,
     )
     await _install(connection, plan, config.instance.name, timeout)
@@ -117,6 +114,7 @@ async def install_worker(
     package: bootstrap.Package,
     *,
     login: str = "",
+    arm: DismantlePolicy | None = None,
     timeout: float = INSTALL,
 ) -> None:
     """Install and start a worker's agent; returns when it is up.
@@ -126,6 +124,7 @@ async def install_worker(
         config: For the agent.
         package: The dayfly to install.
         login: ``user:password`` by which sshd lets in too; empty: by key only.
+        arm: Also arm the VM's own deadline (a VM that is not of our launching).
         timeout: Seconds for all of it.
 
     Raises:
@@ -138,6 +137,7 @@ async def install_worker(
         runtime=config.runtime,
         mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes}",
         login=login,
+        arm=arm,
         timeout=timeout,
     )
     await _install(connection, plan, config.instance, timeout)

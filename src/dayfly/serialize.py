@@ -30,7 +30,7 @@ from dayfly.errors import (
     SerializationError,
     UsageError,
 )
-from dayfly.model import CallOutcome, OutcomeKind
+from dayfly.model import CallOutcome, OutcomeKind, Try
 
 #: Raised by one whenever the shape of a payload changes.
 FORMAT: Final = 1
@@ -76,6 +76,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         started: When the call began on the worker, in seconds since the epoch.
         ended: When it ended.
         worker: Who ran it.
+        tries: The times before that it was run and failed, where ``retries`` allowed for more.
     """
 
     index: int
@@ -84,6 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     started: float = 0.0
     ended: float = 0.0
     worker: str = ""
+    tries: tuple[Try, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -267,6 +269,9 @@ def decode(outcome: CallOutcome, job: str, stored: bytes | None = None) -> Outco
         error = _raised(outcome, job)
     else:
         error = _failed(outcome, job)
+    if error is not None and outcome.tries:
+        total = len(outcome.tries) + 1
+        _note(error, *(f"try {n} of {total} {one}" for n, one in enumerate(outcome.tries, 1)))
     return Outcome(
         index=outcome.index,
         value=value,
@@ -274,7 +279,13 @@ def decode(outcome: CallOutcome, job: str, stored: bytes | None = None) -> Outco
         started=outcome.started,
         ended=outcome.ended,
         worker=outcome.worker,
+        tries=outcome.tries,
     )
+
+
+def _note(error: Exception, *notes: str) -> None:
+    # Not by setattr or add_note: an exception may be sealed, as frozen dataclasses are.
+    BaseException.__setattr__(error, "__notes__", [*getattr(error, "__notes__", ()), *notes])
 
 
 def _call(outcome: CallOutcome, job: str) -> str:
@@ -319,10 +330,7 @@ def _raised(outcome: CallOutcome, job: str) -> Exception:
     # Raised here, SystemExit or KeyboardInterrupt would end this program, CancelledError
     # would look like a cancelled await, and StopIteration cannot leave a coroutine.
     if isinstance(raised, Exception) and not isinstance(raised, StopIteration | StopAsyncIteration):
-        note = f"{call} raised this"
-        # Not by setattr or add_note: an exception may be sealed, as frozen dataclasses are.
-        notes = [*getattr(raised, "__notes__", ()), note]
-        BaseException.__setattr__(raised, "__notes__", notes)
+        _note(raised, f"{call} raised this")
         BaseException.__setattr__(raised, "__cause__", RemoteTraceback(header.traceback))
         return raised
     remote = RemoteError(
@@ -347,3 +355,33 @@ def _by_name(header: _Raised) -> tuple[object, str]:
     if isinstance(kind, type) and issubclass(kind, DayflyError):
         return kind(header.message), ""
     return None, "it cannot be pickled, so it could not travel"
+
+
+# -- results, for a file --
+
+
+def dump_results(results: list[Any]) -> bytes:
+    """Pickle a list of results, where an exception that cannot be pickled is a RemoteError.
+
+    Raises:
+        SerializationError: A value cannot be pickled here, though it could on its worker.
+    """
+    portable = [_portable(each) if isinstance(each, Exception) else each for each in results]
+    try:
+        data: bytes = cloudpickle.dumps(portable, PROTOCOL)
+    except Exception as error:  # whatever a __reduce__ of the user's raises
+        raise SerializationError(
+            "the results cannot be pickled again",
+            cause=f"{type(error).__name__}: {error}",
+            hint="await FunctionExecutor.attach(JOB) has them as they are",
+        ) from error
+    return data
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself, where it comes out of a pickle as it went in."""
+    try:
+        pickle.loads(cloudpickle.dumps(error, PROTOCOL))  # noqa: S301  # just made here
+    except Exception:  # noqa: BLE001  # whatever the user's class raises
+        return RemoteError(f"{type(error).__name__}: {error}")
+    return error

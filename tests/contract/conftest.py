@@ -9,7 +9,7 @@ import pytest
 
 from dayfly.cloud.base import Cloud
 from tests.aws.fixtures import aws  # noqa: F401  # a fixture
-from tests.contract.forms import Form, aws_ec2, localhost
+from tests.contract.forms import Form, aws_ec2, localhost, simulated
 from tests.embedded import Embedded, embedded_cloud
 
 
@@ -19,11 +19,13 @@ async def embedded(own_home: Path) -> AsyncIterator[Embedded]:
         yield embedded
 
 
-@pytest.fixture(params=["localhost", "aws_ec2"])
+@pytest.fixture(params=["localhost", "aws_ec2", "simulated"])
 async def form(request: pytest.FixtureRequest, own_home: Path) -> AsyncIterator[Form]:
     """A cloud, and what differs between its forms."""
     if request.param == "localhost":
         made = localhost(own_home / "cloud")
+    elif request.param == "simulated":
+        made = simulated()
     else:
         made = aws_ec2(request.getfixturevalue("aws"))
     async with made as form:

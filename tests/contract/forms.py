@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from dayfly.model import Instance
 from tests.aws.clouds import ec2_cloud, given_network
 from tests.aws.emulator import EmulatedAws
 from tests.embedded import embedded_cloud
+from tests.simulation.cloud import CloudState, SimCloud, Times
 
 _CONSOLE = (
     "cloud-init\n-----BEGIN SSH HOST KEY KEYS-----\nssh-ed25519 AAAAC3Nz root@vm\n"
@@ -72,3 +76,22 @@ async def aws_ec2(aws: EmulatedAws) -> AsyncIterator[Form]:
         )
     finally:
         await cloud.aclose()
+
+
+@asynccontextmanager
+async def simulated() -> AsyncIterator[Form]:
+    """The simulated cloud, on a loop whose time is real, and so with times that are short."""
+    loop = asyncio.get_running_loop()
+    short = Times(answer=0.0005, launch=0.01, stop=0.01, terminate=0.01, off=0.005)
+    state = CloudState(loop, random.Random(0), epoch=time.time() - loop.time(), times=short)
+
+    def boot(instance: Instance) -> None:
+        state.printed(instance.id, _CONSOLE)
+
+    yield Form(
+        cloud=SimCloud(state, pace=0.01),
+        instance_type="t3.micro",
+        processes=("m5.xlarge", 4),
+        unknown=("t3.nope", "local.2"),
+        boot=boot,
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from dayfly.storage.base import Storage
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.storage.s3 import S3Storage
 from dayfly.storage.scoped import ScopedStorage
+from tests.simulation.storage import SimStorage, StorageState
 
 
 @asynccontextmanager
@@ -49,8 +52,20 @@ async def scoped() -> AsyncIterator[Storage]:
         yield ScopedStorage(whole, scope)
 
 
+@asynccontextmanager
+async def simulated() -> AsyncIterator[Storage]:
+    loop = asyncio.get_running_loop()
+    epoch = time.time() - loop.time()
+    yield SimStorage(StorageState(loop, random.Random(0), epoch=epoch, answer=0.0002))
+
+
 Form: TypeAlias = Callable[[], AbstractAsyncContextManager[Storage]]
-FORMS: dict[str, Form] = {"localhost": directory, "aws_s3": bucket, "scoped": scoped}
+FORMS: dict[str, Form] = {
+    "localhost": directory,
+    "aws_s3": bucket,
+    "scoped": scoped,
+    "simulated": simulated,
+}
 
 
 @pytest.fixture(params=FORMS)

@@ -8,8 +8,8 @@ import pickle
 from collections.abc import AsyncIterator
 from typing import Any
 
-from dayfly.client.channel import Event, JobRequest, Phase
-from dayfly.errors import DayflyError
+from dayfly.client.channel import Event, Found, JobRequest, Phase
+from dayfly.errors import DayflyError, JobError
 from dayfly.model import CallOutcome, JobState, LogLine, OutcomeKind
 from dayfly.wire import messages as m
 
@@ -46,6 +46,9 @@ class InProcess:
         self.channels.append(InProcessChannel(self, request, items))
         return self.channels[-1]
 
+    async def attach(self, job: str) -> Found:
+        raise JobError(f"there is no job {job!r}")
+
     def release(self, *indices: int) -> None:
         self.held -= set(indices or self.held)
         for channel in self.channels:
@@ -71,6 +74,7 @@ class InProcessChannel:
         self.queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         self.waiting: dict[int, bytes] = {}
         self.read_all = False
+        self.read_to_the_end = asyncio.Event()
         self.total = 0
         self.delivered = 0
         self.worker = asyncio.create_task(self.work(items), name="in-process session")
@@ -98,6 +102,9 @@ class InProcessChannel:
         self.deliver([CallOutcome(index, OutcomeKind.CANCELLED, b"") for index in gone])
         self.look_again()
 
+    async def handed_over(self) -> None:
+        await self.read_to_the_end.wait()
+
     async def work(self, items: AsyncIterator[list[bytes]]) -> None:
         self.queue.put_nowait(Phase(waiting="2 VMs to answer SSH"))
         try:
@@ -110,6 +117,7 @@ class InProcessChannel:
             self.queue.put_nowait(error)
             return
         self.read_all = True
+        self.read_to_the_end.set()
         self.look_again()
 
     def look_again(self) -> None:

@@ -137,7 +137,7 @@ class FakeVm:
     def ready(self) -> None:
         pass
 
-    def first_start(self) -> float:
+    def armed(self) -> float:
         return 0.0
 
     def close(self) -> None:
@@ -176,6 +176,7 @@ def spec(
     processes: int = 2,
     policy: DismantlePolicy = POLICY,
     chunksize: int = 0,
+    retries: int = 0,
 ) -> JobSpec:
     return JobSpec(
         id=job,
@@ -189,6 +190,7 @@ def spec(
         policy=policy,
         submitted_at=1_000_000.0,
         chunksize=chunksize,
+        retries=retries,
         client="ada@here 1",
     )
 
@@ -261,6 +263,15 @@ class FakeWorker:
         self._serial += 1
         outcomes = [outcome(index, worker=self.name) for index in indices]
         done = m.Done(serial=self._serial, job=job, outcomes=outcomes)
+        self.unkept[done.serial] = done
+        await self.link.send(done)
+
+    async def fail(self, job: str, index: int, *, attempt: int = 0) -> None:
+        """Send the outcome of a call that raised."""
+        self._serial += 1
+        header = b'{"type":"ValueError","module":"builtins","message":"no luck"}\n'
+        failed = CallOutcome(index, OutcomeKind.RAISED, header, 1.0, 1.2, self.name, attempt)
+        done = m.Done(serial=self._serial, job=job, outcomes=[failed])
         self.unkept[done.serial] = done
         await self.link.send(done)
 

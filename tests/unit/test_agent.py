@@ -239,6 +239,64 @@ async def test_calls_that_wait_are_handed_back_and_those_revoked_are_cancelled()
         assert not [key for key in master.outcomes if key[0] == "job" and key[1] in (1, 3)]
 
 
+class Announced:
+    """A cloud that takes the VM back when the test says so."""
+
+    def __init__(self) -> None:
+        self.seconds: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def next(self) -> float:
+        return await self.seconds
+
+
+async def test_a_vm_that_is_taken_back_finishes_what_runs_and_hands_back_all_else(
+    storage: DirectoryStorage,
+) -> None:
+    def nap(seconds: float) -> bytes:
+        time.sleep(seconds)
+        return bytes(m.INLINE_LIMIT + 1)
+
+    announced = Announced()
+    async with working(storage, processes=1, notices=announced) as (master, _):
+        await master.assign("job", nap, [0.5] * 4)
+        await asyncio.sleep(0.2)
+        announced.seconds.set_result(120.0)
+        await master.until(lambda: bool(master.handed_back))
+        assert 119 < master.draining[0].seconds <= 120
+        assert master.handed_back[0].spans == [m.Span(1, 4)]
+        await master.assign("job", nap, [0.5], start=4)
+        await master.until(lambda: len(master.handed_back) == 2)
+        assert master.handed_back[1].spans == [m.Span(4, 5)]
+        # What runs ends, and so does its upload.
+        await master.until(lambda: bool(master.outcomes))
+        assert master.outcomes["job", 0].kind is OutcomeKind.STORED
+        # A master that it has not talked to before hears of it first.
+        await master.hang_up()
+        await master.until(lambda: len(master.ready) == 2)
+        assert len(master.draining) == 2
+        assert master.ready[1].holding == {}
+
+
+async def test_a_source_of_notices_that_fails_does_not_stop_the_calls() -> None:
+    announced = Announced()
+    announced.seconds.set_exception(OSError("no such device"))
+    async with working(notices=announced) as (master, _):
+        await master.assign("job", abs, [-1])
+        assert await master.values("job", 1) == [1]
+
+
+async def test_the_attempt_that_is_in_hand_is_told_with_its_outcome_and_after_a_break() -> None:
+    async with working(processes=1) as (master, _):
+        await master.assign("job", time.sleep, [0.5], attempt=2)
+        await master.assign("job", time.sleep, [0.0], start=1)
+        await master.hang_up()
+        await master.until(lambda: len(master.ready) == 2)
+        assert master.ready[1].holding == {"job": [m.Span(0, 2)]}
+        assert master.ready[1].attempts == {"job": {0: 2}}
+        await master.values("job", 2)
+        assert [master.outcomes["job", index].attempt for index in (0, 1)] == [2, 0]
+
+
 async def test_the_deadline_of_the_vm_is_written_where_its_service_manager_reads_it(
     vm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

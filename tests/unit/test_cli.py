@@ -27,7 +27,7 @@ from dayfly.cli.rows import merge_jobs, merge_workers, row_of, worker_rows
 from dayfly.cli.stopwatch import Stopwatch
 from dayfly.cli.worker import cells as worker_cells
 from dayfly.client.channel import Event, Phase
-from dayfly.client.cluster import EXPIRY_SLACK
+from dayfly.client.launches import EXPIRY_SLACK
 from dayfly.clock import SystemClock
 from dayfly.model import (
     Instance,
@@ -372,6 +372,8 @@ class OneJob:
                 yield event
 
         return SimpleNamespace(events=events)
+
+    async def attach(self, job: str) -> Any: ...
 
     async def aclose(self) -> None: ...
 

@@ -85,6 +85,8 @@ async def test_what_cannot_be_iterated_is_refused(executor: FunctionExecutor) ->
         {"chunksize": 1.5},
         {"timeout": 0},
         {"timeout": "1"},
+        {"retries": -1},
+        {"retries": True},
         {"include_modules": "numpy"},
     ],
 )

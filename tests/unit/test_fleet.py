@@ -23,6 +23,8 @@ class Listener:
 
     coming: list[tuple[str, bool]] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
+    innocent: list[str] = field(default_factory=list)
+    drains: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     kept: dict[str, KeptInstance] = field(default_factory=dict)
 
@@ -31,8 +33,13 @@ class Listener:
     ) -> None:
         self.coming.append((worker, returning))
 
-    def worker_lost(self, worker: str, reason: str) -> None:
+    def worker_drains(self, worker: str, reason: str) -> None:
+        self.drains[worker] = reason
+
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
         self.lost[worker] = reason
+        if innocent:
+            self.innocent.append(worker)
 
     def notice(
         self, level: str, text: str, pool: Pool, *, lost: str = "", silent: bool = False
@@ -298,3 +305,64 @@ async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -
 
 async def test_a_stranger_is_no_worker(yard: Yard) -> None:
     assert not yard.link("w9")
+
+
+async def test_a_worker_that_the_cloud_takes_back_goes_once_its_hands_are_empty(
+    yard: Yard,
+) -> None:
+    await yard.up("w1")
+    yard.fleet.drain("w1", 120.0, "spot")
+    assert "goes in 120 s: spot" in yard.listener.drains["w1"]
+    (row,) = yard.fleet.rows(lambda _: 2)
+    assert (row.phase, row.dismantle_why, row.dismantle_in) == ("draining", "spot", 118.0)
+    assert yard.deadline("w1") == pytest.approx(123)
+    await yard.clock.advance(60)
+    assert not yard.powered_off("w1")
+    yard.fleet.drained("w1")
+    await settle()
+    assert yard.powered_off("w1")
+    assert yard.listener.innocent == ["w1"]
+
+
+async def test_a_worker_that_the_cloud_takes_back_goes_with_the_notice_at_the_latest(
+    yard: Yard,
+) -> None:
+    await yard.up("w1", DismantlePolicy(auto=False))
+    yard.fleet.drain("w1", 120.0, "spot")
+    await yard.clock.advance(119)
+    assert yard.powered_off("w1")
+    assert "the cloud takes it back" in yard.listener.lost["w1"]
+    assert yard.listener.innocent == ["w1"]
+
+
+async def test_a_draining_worker_that_falls_silent_is_lost_by_the_clouds_doing(
+    yard: Yard,
+) -> None:
+    await yard.up("w1")
+    await yard.up("w2")
+    yard.fleet.drain("w1", 120.0, "spot")
+    for name in ("w1", "w2"):
+        yard.fleet.link_closed(name)
+    await yard.clock.advance(6)
+    assert set(yard.listener.lost) == {"w1", "w2"}
+    assert yard.listener.innocent == ["w1"]
+
+
+async def test_a_draining_worker_that_connects_anew_still_drains(yard: Yard) -> None:
+    await yard.up("w1")
+    yard.fleet.drain("w1", 120.0, "spot")
+    yard.fleet.link_closed("w1")
+    yard.link("w1")
+    yard.fleet.drain("w1", 110.0, "spot")  # it says so again
+    yard.fleet.asked_for_work("w1", spare=False)
+    assert yard.phases() == {"w1": "draining"}
+
+
+async def test_a_vm_whose_timer_fires_took_nobody_down(yard: Yard) -> None:
+    await yard.up("w1", DismantlePolicy(hard=100.0))
+    await yard.clock.advance(101)
+    yard.adopt("w2")
+    await settle()
+    yard.fleet.ended("w2", "Server.SpotInstanceTermination")
+    await settle()
+    assert yard.listener.innocent == ["w1", "w2"]

@@ -12,7 +12,8 @@ import pytest
 from dayfly.errors import StorageError
 from dayfly.master.journal import Journal, KeptInstance
 from dayfly.master.logbook import Logbook
-from dayfly.model import CallOutcome, JobRow, JobState, LogLine, OutcomeKind
+from dayfly.master.suspects import Loss
+from dayfly.model import CallOutcome, JobRow, JobState, LogLine, OutcomeKind, Try
 from dayfly.wire import messages as m
 from tests.unit.master_support import POLICY, instance, outcome, spec
 
@@ -80,6 +81,34 @@ def test_what_was_not_committed_is_lost_and_nothing_else(tmp_path: Path) -> None
     journal = Journal(path)
     (job,), _ = journal.load()
     assert (job.last, sum(job.done)) == (0, 0)
+    journal.close()
+
+
+def test_the_pasts_of_calls_come_back_until_their_job_is_over(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    write_job(journal)
+    tries = [Try(f"w{n}", n, n + 0.5, OutcomeKind.RAISED, "raised ValueError") for n in range(3)]
+    for tried in tries[:2]:
+        journal.tried("j", 4, tried)
+    journal.tried("j", 1, tries[2])
+    losses = [Loss(name, "a", "gone", [m.Span(0, 2), m.Span(4, 5)]) for name in ("w1", "w2")]
+    for loss in losses:
+        journal.lost("j", loss)
+    journal.absolved("j", "w1", "b")
+    journal.absolved("j", "w2", "a")
+    journal.close()
+
+    journal = Journal(path)
+    (job,), _ = journal.load()
+    assert job.tries == {4: tries[:2], 1: [tries[2]]}
+    assert job.losses == losses[:1]
+    journal.ended(
+        m.JobEnded(job="j", state=JobState.COMPLETED, after=0), row(JobState.COMPLETED), 1.0
+    )
+    write_job(journal, "k")
+    jobs, _ = journal.load()
+    assert [(job.tries, job.losses) for job in jobs] == [({}, []), ({}, [])]
     journal.close()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket as socketlib
+import struct
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -164,3 +167,71 @@ async def test_a_silent_master_is_given_up(master: Master) -> None:
             )
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[tuple[int, asyncio.Future[bool]]]:
+    """A master with a quick heart: its port, and whether its caller ended in silence."""
+    ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(heartbeat=0.2, compress=False, timeout=0.5)
+        await socket.prepare(request)
+        hello = await wire.answer(socket, SECRETS, WELCOME)
+        link = wire.Link(socket, m.FROM_CLIENT, hello.name)
+        async for _ in link:
+            pass
+        ended.set_result(link.silent)
+        return socket
+
+    app = web.Application()
+    app.router.add_get(wire.PATH, handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1], ended
+    await runner.cleanup()
+
+
+async def called(session: aiohttp.ClientSession, port: int) -> aiohttp.ClientWebSocketResponse:
+    """A caller that answers no ping before it reads."""
+    socket = await session.ws_connect(f"http://127.0.0.1:{port}{wire.PATH}")
+    secret = SECRETS["client"]
+    await wire.introduce(socket, role="client", name="me", secret=secret, where="it", timeout=5)
+    return socket
+
+
+async def test_a_caller_that_sleeps_ends_in_silence(
+    listening: tuple[int, asyncio.Future[bool]],
+) -> None:
+    port, silent = listening
+    async with aiohttp.ClientSession() as session:
+        caller = await called(session, port)
+        assert await asyncio.wait_for(silent, 5)
+        await caller.close()
+
+
+async def test_a_caller_that_hangs_up_does_not(
+    listening: tuple[int, asyncio.Future[bool]],
+) -> None:
+    port, silent = listening
+    async with aiohttp.ClientSession() as session:
+        await (await called(session, port)).close()
+        assert not await asyncio.wait_for(silent, 5)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_caller_that_is_killed_does_not_for_its_kernel_says_so(
+    listening: tuple[int, asyncio.Future[bool]], reset: bool
+) -> None:
+    port, silent = listening
+    async with aiohttp.ClientSession() as session:
+        socket = await called(session, port)
+        transport = socket.get_extra_info("socket")
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            transport.setsockopt(socketlib.SOL_SOCKET, socketlib.SO_LINGER, linger)
+        assert socket._response.connection is not None
+        assert socket._response.connection.transport is not None
+        socket._response.connection.transport.abort()
+        assert not await asyncio.wait_for(silent, 5)

@@ -150,7 +150,7 @@ def test_plain_lines_tell_of_changes_and_quarters_and_no_more(clock: Frozen) -> 
     job.keys = {"state": JobState.COMPLETED, "ended": clock.time}
     lines.remove(job)
     said = stream.getvalue().splitlines()
-    assert said[0] == "square j-1: started, 100 calls"
+    assert said[0] == "job j-1: square over 100 items; dayfly job result j-1"
     assert said[1] == "square j-1: waiting for 2 VMs to answer SSH (0.0 s)"
     assert ["/100 done" in line for line in said[2:5]] == [True, True, True]
     assert said[5].startswith("square j-1: 100 calls done in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from dayfly.master import events as e
@@ -348,6 +349,137 @@ def test_a_job_lives_on_for_a_while_without_its_client() -> None:
     ended = closed(story.tell(e.Tick()))
     assert ended is not None
     assert ended.state is JobState.CANCELLED
+
+
+def test_a_client_that_goes_silent_may_sleep_for_as_long_as_the_timers_let_it() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 10)
+    story.tell(e.FollowersChanged(job="j", count=0, silent=True))
+    story.now = 3000.0
+    assert closed(story.tell(e.Tick())) is None
+    # It woke up, and was then ended.
+    story.tell(e.FollowersChanged(job="j", count=1))
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now += CLIENT_GRACE
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+
+
+def test_a_job_whose_client_sleeps_is_cut_by_the_hard_timer_all_the_same() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.job(spec(), 10)
+    story.tell(e.FollowersChanged(job="j", count=0, silent=True))
+    assert story.scheduler.wake == 3600.0
+    story.now = 3600.0
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.error == "HardTimeoutError"
+
+
+def detached() -> JobSpec:
+    return msgspec.structs.replace(spec(wanted=2), detach=True)
+
+
+def test_a_detached_job_goes_on_without_any_client() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.job(detached(), 3)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = 2000.0
+    assert closed(story.tell(e.Tick())) is None
+    story.done("w1", 0, 1)
+    ended = closed(story.done("w1", 2))
+    assert ended is not None
+    assert ended.state is JobState.COMPLETED
+
+
+def test_a_detached_job_whose_items_never_came_ends_with_its_client() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.tell(e.JobSubmitted(spec=detached()))
+    story.tell(e.ItemsCame(job="j", start=0, count=5))
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = CLIENT_GRACE
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+
+
+def test_a_detached_job_that_lost_its_workers_waits_for_a_client_to_launch_others() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.job(detached(), 8)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = 10.0
+    story.tell(e.WorkerLost(worker="w1", reason="spot"))
+    story.now = 2000.0  # long past start_timeout: nobody could have launched
+    assert closed(story.tell(e.Tick())) is None
+    assert needed(story.tell(e.FollowersChanged(job="j", count=1))) == [2]
+    assert story.scheduler.wake == 2300.0, "start_timeout begins with the client that may launch"
+    assert leases(story.worker("w2", detached())) == {"w2": [0, 1]}
+
+
+def test_a_detached_job_that_lost_its_workers_goes_on_with_one_that_comes_back() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.job(detached(), 8)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.tell(e.WorkerLost(worker="w1", reason="silent"))
+    story.now = 1000.0
+    assert leases(story.worker("w1", detached(), incarnation="a"))["w1"]
+
+
+def test_a_detached_job_that_nobody_comes_for_is_cut_with_what_it_has() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.job(detached(), 8)
+    story.done("w1", 0)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.tell(e.WorkerLost(worker="w1", reason="spot"))
+    story.now = 3600.0
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert (ended.error, ended.done, ended.total) == ("HardTimeoutError", 1, 8)
+
+
+def test_a_detached_job_whose_workers_were_never_launched_asks_whoever_attaches() -> None:
+    story = Story()
+    story.job(detached(), 8)
+    story.tell(e.FollowersChanged(job="j", count=0))
+    story.now = 1000.0
+    assert needed(story.tell(e.Tick())) == [], "there is nobody to ask"
+    assert needed(story.tell(e.FollowersChanged(job="j", count=1))) == [2]
+
+
+def test_when_the_client_that_was_asked_for_workers_leaves_another_one_is_asked() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.job(detached(), 8)
+    story.tell(e.FollowersChanged(job="j", count=2))
+    assert needed(story.tell(e.WorkerLost(worker="w1", reason="spot"))) == [2]
+    assert needed(story.tell(e.FollowersChanged(job="j", count=1))) == [2]
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+def test_after_a_restart_only_a_job_that_its_clients_had_left_is_given_up(orphan: bool) -> None:
+    story = Story()
+    done = bytearray(10)
+    story.tell(
+        e.JobRestored(
+            spec=spec(),
+            chunks=[Span(0, 10)],
+            total=10,
+            done=done,
+            failed=0,
+            started=0.0,
+            orphan=orphan,
+        )
+    )
+    story.now = CLIENT_GRACE
+    assert (closed(story.tell(e.Tick())) is not None) is orphan
 
 
 def restored(story: Story, *workers: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from dayfly import errors
-from dayfly.model import CallOutcome, OutcomeKind
+from dayfly.model import CallOutcome, OutcomeKind, Try
 from dayfly.serialize import (
     FunctionDump,
     Outcome,
@@ -424,6 +424,27 @@ def test_an_exception_is_raised_as_itself_with_what_happened_there(far: FarEnd) 
     assert "call 0 of job j-1 on worker worker-1 raised this" in told
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert isinstance(pickle.loads(pickle.dumps(caught.value.__cause__)), RemoteTraceback)  # noqa: S301
+
+
+def test_an_error_tells_of_the_tries_before_it() -> None:
+    tries = (
+        Try("w-1", 10.0, 10.2, OutcomeKind.RAISED, "raised ValueError: bad luck"),
+        Try("w-2", 11.0, 12.0, OutcomeKind.TIMED_OUT, "ran over its timeout"),
+    )
+    crashed = CallOutcome(7, OutcomeKind.CRASHED, b"SIGSEGV", 13.0, 14.0, "w-1", 2, tries)
+    outcome = decode(crashed, "j-1")
+    assert outcome.tries == tries
+    assert outcome.error is not None
+    assert outcome.error.__notes__ == [
+        "try 1 of 3 on worker w-1 raised ValueError: bad luck after 0.2 s",
+        "try 2 of 3 on worker w-2 ran over its timeout after 1.0 s",
+    ]
+
+
+def test_a_value_tells_of_the_tries_before_it() -> None:
+    tries = (Try("w-1", 10.0, 10.2, OutcomeKind.RAISED, "raised ValueError: bad luck"),)
+    value = CallOutcome(7, OutcomeKind.VALUE, pickle.dumps(1), 13.0, 14.0, "w-1", 1, tries)
+    assert decode(value, "j-1").tries == tries
 
 
 def test_notes_and_attributes_travel(far: FarEnd) -> None:

@@ -27,7 +27,7 @@ async def replaced(mode: ExecMode) -> int:
         return tasks[-1]
 
     spec = SimpleNamespace(mode=mode)
-    supply = SimpleNamespace(spec=spec, launch=launch)
+    supply = SimpleNamespace(spec=spec, launch=launch, fits=True, spared=0)
     told: list[object] = []
     channel = SimpleNamespace(
         id="j-1", supply=supply, launching=False, owed=0, ended=False, emit=told.append

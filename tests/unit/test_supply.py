@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
-from dayfly.client.supply import missing, wanted
+from dayfly.client.supply import Supply, missing, wanted
 from dayfly.model import DismantlePolicy, ExecMode, InstanceState, JobSpec, WorkerRow
 
 
@@ -67,3 +69,16 @@ def test_workers_of_another_runtime_or_type_are_not_ours_to_use() -> None:
 
 def test_create_mode_never_shares() -> None:
     assert missing(spec(2, ExecMode.CREATE), [worker("idle")], most=4) == 2
+
+
+def test_draining_workers_count_for_nothing() -> None:
+    assert missing(spec(2), [worker("idle"), worker("draining")], most=2) == 1
+
+
+def test_there_are_workers_left_for_the_others_when_a_call_has_taken_three_down() -> None:
+    supply = Supply(cast("Any", None), spec(1), {"local.2": 2})
+    supply.launched += ["first", "second", "third"]
+    assert supply.budget == 3  # one more may die by chance before the call is known
+    supply.launched += ["fourth"]
+    supply.spared += 3  # it is known
+    assert supply.budget == 5

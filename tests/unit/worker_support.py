@@ -29,6 +29,7 @@ from dayfly.wire import link
 from dayfly.wire import messages as m
 from dayfly.worker import errands
 from dayfly.worker.agent import Agent
+from dayfly.worker.notices import Interruptions
 from dayfly.worker.pool import Pool, PoolJob
 from dayfly.worker.spawn import Command
 
@@ -167,6 +168,7 @@ class Master:
         self.frames: list[m.Done] = []
         self.lines: list[LogLine] = []
         self.handed_back: list[m.HandBack] = []
+        self.draining: list[m.Draining] = []
         self.acknowledging = True
         self.port = 0
         self._link: link.Link[m.FromWorker] | None = None
@@ -197,7 +199,14 @@ class Master:
         await self._link.send(message)
 
     async def assign(
-        self, job: str, fn: Callable[..., Any], items: Sequence[Any], *, start: int = 0, **more: Any
+        self,
+        job: str,
+        fn: Callable[..., Any],
+        items: Sequence[Any],
+        *,
+        start: int = 0,
+        attempt: int = 0,
+        **more: Any,
     ) -> None:
         dump = serialize.dump_function(fn)
         brief = m.JobBrief(
@@ -205,7 +214,7 @@ class Master:
         )
         span = m.Span(start, start + len(items))
         pickles = serialize.dump_items(items, start)
-        await self.say(m.Assign(job=job, span=span, brief=brief, items=pickles))
+        await self.say(m.Assign(job=job, span=span, brief=brief, items=pickles, attempt=attempt))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -240,6 +249,8 @@ class Master:
                     self.lines += message.lines
                 case m.HandBack():
                     self.handed_back.append(message)
+                case m.Draining():
+                    self.draining.append(message)
             self._news.set()
         return socket
 
@@ -259,7 +270,10 @@ def worker_config(storage: Path, port: int, processes: int = 2) -> WorkerConfig:
 
 @contextlib.asynccontextmanager
 async def working(
-    storage: Storage | None = None, *, processes: int = 2
+    storage: Storage | None = None,
+    *,
+    processes: int = 2,
+    notices: Interruptions | None = None,
 ) -> AsyncIterator[tuple[Master, Agent]]:
     """A master, and an agent that has just said that it is ready."""
     directory = Path(os.environ["HOME"]) / "storage"
@@ -267,7 +281,7 @@ async def working(
     master = Master()
     await master.start()
     config = worker_config(directory, master.port, processes)
-    agent = Agent(config, storage, clock=SystemClock(), entropy=SystemEntropy())
+    agent = Agent(config, storage, clock=SystemClock(), entropy=SystemEntropy(), notices=notices)
     running = asyncio.create_task(agent.run())
     try:
         await master.until(lambda: bool(master.ready))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from dayfly.cli.options import note
-from dayfly.client.cluster import EXPIRY_SLACK
+from dayfly.client.launches import EXPIRY_SLACK
 from dayfly.errors import ObjectNotFoundError, ShellError, StorageError, WireError
 from dayfly.model import ALIVE, UP, Instance, JobRow, LogLine, Tag, WorkerRow
 from dayfly.storage import keys

@@ -6,8 +6,14 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from dayfly.client.channel import Event, JobChannel, JobRequest, Phase
-from dayfly.client.executor import ClosableSession
+from dayfly.client.channel import (
+    ClosableSession,
+    Event,
+    Found,
+    JobChannel,
+    JobRequest,
+    Phase,
+)
 from dayfly.clock import Clock
 from dayfly.wire import messages as m
 
@@ -51,6 +57,10 @@ class Stopwatch:
         self.lap(BEGINNING)
         return _TimedChannel(self, self._session.start(request, items))
 
+    async def attach(self, job: str) -> Found:
+        """See :class:`dayfly.client.channel.Session`."""
+        return await self._session.attach(job)
+
     async def aclose(self) -> None:
         """Close the other one."""
         await self._session.aclose()
@@ -69,6 +79,9 @@ class _TimedChannel:
 
     async def cancel(self, indices: list[int] | None = None) -> None:
         await self._channel.cancel(indices)
+
+    async def handed_over(self) -> None:
+        await self._channel.handed_over()
 
 
 def phase_of(event: Event) -> str:

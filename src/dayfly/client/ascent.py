@@ -38,6 +38,8 @@ from dayfly.wire.client import MasterDoor
 
 #: Seconds after which the VM's state is looked at again while SSH is awaited.
 SLICE = 5.0
+#: Times that an installation is tried: its service may be killed while it starts.
+INSTALLATIONS = 3
 
 Told = Callable[[str], None]
 
@@ -89,13 +91,14 @@ class Ascender:
             return await self.cluster.look(self._parts.config.compute.instance_id or "")
         return await self.cluster.find_master()
 
-    async def ascend(self, told: Told) -> Ascent:
+    async def ascend(self, told: Told, *, launch: bool = True) -> Ascent:
         """Bring the master up; its VM must answer within ``start_timeout``.
 
         A VM that goes down under our feet (its timer fired just then) is started again.
 
         Args:
             told: Called with what is being waited for, whenever that changes.
+            launch: Whether to launch a master where there is none: a new one knows no job.
 
         Raises:
             UnreachableError: It does not answer SSH.
@@ -104,12 +107,18 @@ class Ascender:
         """
         clock = self._parts.clock
         deadline = clock.monotonic() + self._parts.config.compute.start_timeout
+        installations = 0
         while True:
-            instance = await self._up(told, deadline)
+            instance = await self._up(told, deadline, launch=launch)
             try:
                 ascent = await self._open(instance, told, deadline)
-            except (errors.HostKeyError, errors.AccessDeniedError, errors.ProvisionError):
+            except (errors.HostKeyError, errors.AccessDeniedError):
                 raise
+            except errors.ProvisionError:
+                installations += 1
+                if installations == INSTALLATIONS or clock.monotonic() + SLICE / 5 >= deadline:
+                    raise
+                await clock.sleep(0.1)
             except (errors.AuthenticationError, errors.VersionMismatchError):
                 raise
             except (errors.ShellError, errors.WireError) as error:
@@ -124,11 +133,13 @@ class Ascender:
                 self._admitted = False  # it may move before the next time
                 return ascent
 
-    async def _up(self, told: Told, deadline: float) -> Instance:
+    async def _up(self, told: Told, deadline: float, *, launch: bool) -> Instance:
         instance = await self.find()
+        if instance is None and not launch:
+            raise errors.InstanceNotFoundError("the master is gone, and its jobs with it")
         if instance is None:
             told("the master to be launched")
-            instance = await self.cluster.launch_master()
+            instance = await self.cluster.launches.master()
             self._admitted = True
         elif instance.state not in UP:
             told(f"the master ({instance.id}, {instance.state}) to be started")
@@ -249,9 +260,8 @@ class Ascender:
             ssh_password="" if self._consume else compute.ssh_password,
             log_level=parts.config.dayfly.log_level,
         )
-        arm = policy if self._consume else None
-        await provision.install_master(connection, config, package, arm=arm)
         if self._consume:
+            # First of the two: a master that serves is proof that both are installed.
             processes = await worker_processes(parts, instance.instance_type)
             worker = WorkerConfig(
                 instance=instance.id,
@@ -264,7 +274,8 @@ class Ascender:
                 policy=policy,
                 log_level=parts.config.dayfly.log_level,
             )
-            await provision.install_worker(connection, worker, package)
+            await provision.install_worker(connection, worker, package, arm=policy)
+        await provision.install_master(connection, config, package)
 
     async def _told_by_console(
         self, error: errors.DayflyError, instance: Instance

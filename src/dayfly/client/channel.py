@@ -46,6 +46,13 @@ class JobChannel(Protocol):
         """
         ...
 
+    async def handed_over(self) -> None:
+        """Wait until the master has all that the job needs to go on without this program.
+
+        Whoever has no patience bounds it.
+        """
+        ...
+
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the executor hands it to the session; items follow through ``items``."""
@@ -55,6 +62,24 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Zip archive of local modules, and its digest; empty for none.
     modules: bytes = b""
     modules_digest: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that was begun elsewhere, as it is found.
+
+    Attributes:
+        function: The function's name, for people.
+        single: Whether awaiting it gives the value of its one call, and not a list.
+        return_exceptions: Whether failed calls give their exception as result.
+        total: Calls in all; ``None`` while the items are still being read.
+        channel: What happens to it, from its first outcome on.
+    """
+
+    function: str
+    single: bool
+    return_exceptions: bool
+    total: int | None
+    channel: JobChannel
 
 
 class Session(Protocol):
@@ -69,4 +94,21 @@ class Session(Protocol):
                 as many as tell how many workers the job needs: ``max_workers * processes``,
                 or all of them, or what a slow source gave within a second.
         """
+        ...
+
+    async def attach(self, job: str) -> Found:
+        """Find a job that was begun elsewhere, and follow it from its first outcome.
+
+        Raises:
+            JobError: Nobody knows it.
+            DayflyError: Storage, the cloud or the master could not be asked.
+        """
+        ...
+
+
+class ClosableSession(Session, Protocol):
+    """A session that the executor closes."""
+
+    async def aclose(self) -> None:
+        """Let go of the master."""
         ...

@@ -6,28 +6,22 @@ remembered for longer than the cloud's own pace.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from dayfly.bootstrap import user_data
-from dayfly.client.access import host_identity
-from dayfly.client.intents import Intent, Intents
+from dayfly.client.intents import Intents
+from dayfly.client.launches import Launches, expiry
 from dayfly.clock import Clock
-from dayfly.errors import CapacityError, CloudError, InstanceNotFoundError
+from dayfly.errors import CloudError, InstanceNotFoundError
 from dayfly.model import (
     ALIVE,
     UP,
     Access,
-    ExecMode,
     Instance,
-    InstanceSpec,
     InstanceState,
     JobSpec,
-    Launch,
-    Role,
     Tag,
 )
 from dayfly.parts import Parts
@@ -35,9 +29,6 @@ from dayfly.storage.notes import StorageNotes
 
 log = logging.getLogger(__name__)
 
-#: Seconds that an instance may outlive its hard timer before the sweep of a later client
-#: takes it: what the VM's own layers need at the most.
-EXPIRY_SLACK = 900.0
 #: Seconds for which an instance's expiry need not be put off again; far below the slack.
 KEEP = 60.0
 
@@ -54,6 +45,7 @@ class Cluster:
         self._intents = Intents(
             StorageNotes(parts.storage), access.cluster, process=parts.process, clock=parts.clock
         )
+        self.launches = Launches(parts, access, owner, self._intents, self._forget_listing)
         #: The last listing: when it was asked for, by which tags, and what was found.
         self._listing: tuple[float, dict[str, str], list[Instance]] | None = None
         self._looked = False
@@ -61,6 +53,9 @@ class Cluster:
     @property
     def _clock(self) -> Clock:
         return self._parts.clock
+
+    def _forget_listing(self) -> None:
+        self._listing = None
 
     async def instances(self) -> list[Instance]:
         """The instances of this cluster that exist, oldest first."""
@@ -120,90 +115,6 @@ class Cluster:
         now = self._clock.now()
         woken = await self._parts.cloud.list(ids=ids)
         return [msgspec.structs.replace(instance, launched_at=now) for instance in woken]
-
-    async def launch_master(self) -> Instance:
-        """Launch the master, once: two clients that launch at the same time get the same one."""
-        spec = self._spec("master", [self._parts.config.compute.master_instance_type])
-        # A token whose instance has ended is spent: the next attempt has the next one.
-        for attempt in range(100):
-            intent = await self._intents.write(spec, 1, self._token("master", attempt))
-            if intent.old(self._clock.now()):
-                continue
-            launch = await self._make(intent)
-            if launch.instances and launch.instances[0].state in ALIVE:
-                return launch.instances[0]
-        raise CloudError(
-            "the master could not be launched: a hundred of them have ended before",
-            hint="dayfly clean --all",
-        )
-
-    async def launch_workers(
-        self, spec: JobSpec, processes: Mapping[str, int], count: int, round_: int
-    ) -> tuple[str, Launch]:
-        """Launch up to ``count`` workers for a job.
-
-        Args:
-            spec: The job.
-            processes: Parallel processes, by instance type in order of preference.
-            count: How many are missing.
-            round_: Which launch for this job it is, from 0; a replay of the same round
-                launches nothing new.
-
-        Returns:
-            The launch's token, to be :meth:`settled` once the workers are in the master's
-            hands; and what came.
-
-        Raises:
-            CapacityError: None could be had.
-        """
-        own = {Tag.JOB: spec.id} if spec.mode is ExecMode.CREATE else {}
-        tags = {
-            Tag.MODE: spec.mode.value,
-            Tag.RUNTIME: spec.runtime,
-            Tag.KIND: spec.kind,
-            Tag.NAME: f"dayfly-worker-{spec.id[-6:]}",
-        } | own
-        by_type = {name: {Tag.PROCESSES.value: str(n)} for name, n in processes.items()}
-        meant = self._spec("worker", list(processes), tags, by_type)
-        intent = await self._intents.write(meant, count, self._token(spec.id, round_))
-        try:
-            return intent.token, await self._make(intent)
-        except CapacityError:
-            await self._intents.close(intent.token)
-            raise
-
-    async def take_over(self, spec: JobSpec, most: int) -> dict[str, Launch]:
-        """Make the launches of clients that were killed at it, for a job in ``reuse`` mode.
-
-        A launch that is under way elsewhere is the same launch, made twice at no harm: either
-        client has its workers adopted.
-
-        Args:
-            spec: The job.
-            most: Workers that it lacks; a larger launch is not made for it.
-
-        Returns:
-            What came, by the launch's token.
-        """
-        made: dict[str, Launch] = {}
-        now = self._clock.now()
-        for intent in await self._intents.open():
-            if intent.old(now) or not intent.serves(spec) or intent.count > most:
-                continue
-            launch = await self._make(intent)
-            here = [instance for instance in launch.instances if instance.state in UP]
-            most -= len(here)
-            made[intent.token] = msgspec.structs.replace(launch, instances=here)
-        return made
-
-    async def settled(self, token: str) -> None:
-        """The workers of a launch are in the master's hands."""
-        await self._intents.close(token)
-
-    async def _make(self, intent: Intent) -> Launch:
-        launch = await self._parts.cloud.launch(intent.spec, intent.count, token=intent.token)
-        self._listing = None
-        return launch
 
     async def bring_up(self, instance: Instance, deadline: float) -> Instance:
         """Start an instance unless it is up; returns it pending or running, with its address.
@@ -291,8 +202,8 @@ class Cluster:
             instances: As the cloud told of them.
             others: Ids of others, as the master told of them; some may be gone by now.
         """
-        expiry = self._expiry()
-        until = float(expiry)
+        until_text = expiry(self._parts)
+        until = float(until_text)
         known = {i.id: expires_at(i) for i in instances} | self._expiries
 
         def fresh(instance_id: str) -> bool:
@@ -303,13 +214,13 @@ class Cluster:
         if not due:
             return
         try:
-            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: expiry})
+            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: until_text})
         except InstanceNotFoundError:
             if not others:
                 raise
             # One that is gone keeps all others of the call.
             due = [i.id for i in await self._parts.cloud.list(ids=due, states=ALIVE)]
-            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: expiry})
+            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: until_text})
         self._expiries |= dict.fromkeys(due, until)
 
     async def sweep(self) -> list[Instance]:
@@ -357,48 +268,6 @@ class Cluster:
             if intent.old(now):
                 await self._intents.close(intent.token)
         await self._intents.tidy()
-
-    def _spec(
-        self,
-        role: Role,
-        instance_types: list[str],
-        tags: Mapping[Tag, str] | None = None,
-        type_tags: dict[str, dict[str, str]] | None = None,
-    ) -> InstanceSpec:
-        compute = self._parts.config.compute
-        ours = {
-            Tag.NAME: f"dayfly-{role}",
-            Tag.MANAGED: "true",
-            Tag.CLUSTER: self._access.cluster,
-            Tag.ROLE: role,
-            Tag.OWNER: self._owner,
-            Tag.EXPIRES_AT: self._expiry(),
-        } | dict(tags or {})
-        stays = role == "master" or not compute.delete_on_dismantle
-        return InstanceSpec(
-            role=role,
-            instance_types=instance_types,
-            on_poweroff="stop" if stays else "terminate",
-            user_data=user_data(
-                host=host_identity(self._access, role),
-                authorized_keys=[self._access.user_public_key.strip()],
-                policy=self._parts.config.policy,
-            ),
-            tags=dict(compute.tags) | {key.value: value for key, value in ours.items()},
-            type_tags=type_tags or {},
-            spot=role == "worker" and compute.request_spot_instances,
-            fallback=compute.on_demand_fallback,
-        )
-
-    def _expiry(self) -> str:
-        policy = self._parts.config.policy
-        if not policy.auto:
-            return "0"
-        return str(round(self._clock.now() + policy.hard + EXPIRY_SLACK))
-
-    def _token(self, *parts: object) -> str:
-        text = "\0".join([self._access.serial, *map(str, parts)])
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def expires_at(instance: Instance) -> float:

@@ -2,7 +2,8 @@
 
 When it breaks (the master's service or VM went down, the laptop slept) it is taken up again:
 what had been said is said again, and deliveries go on from the last number that came. The
-master knows a repeated word by its job and its place, and passes over it.
+master knows a repeated word by its job and its place, and passes over it. What was over before
+that is read from storage, and no VM is started for it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dayfly import errors
 from dayfly.client.ascent import Ascender, Ascent
 from dayfly.client.channel import Event, JobRequest, Phase
 from dayfly.client.supply import Supply
+from dayfly.clock import Clock
 from dayfly.model import JobState
 from dayfly.wire import messages as m
 
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Times that a conversation which breaks while it is being taken up is taken up again.
 RESUMES = 5
+#: Seconds between two attempts while the cloud cannot be asked: a laptop that has just been woken
+#: may be without a network for a while.
+PAUSE = 2.0
 
 
 class Teller(Protocol):
@@ -37,6 +42,10 @@ class Teller(Protocol):
         """See :meth:`Conversation.tell`."""
         ...
 
+    async def confirm(self, channel: Channel) -> None:
+        """Wait until the master has all that was said of a job, and its workers."""
+        ...
+
 
 class Channel:
     """One job's part of it, as the handle sees it (:class:`dayfly.client.channel.JobChannel`).
@@ -45,6 +54,9 @@ class Channel:
         said: What the master must know of the job, in order; said again after a break.
         last: Number of the last delivery that came, of those of ``master``.
         master: The instance whose journal numbers the deliveries.
+        attached: Whether another client began the job.
+        submitted: Whether the master has been told of it, or is just being told.
+        withdrawn: Calls that were cancelled before that.
         cancelled: Whether the whole job is to stop.
         supply: Its workers, once it is known how many it needs.
         launching: Whether a launch for it is under way.
@@ -52,14 +64,17 @@ class Channel:
         task: Whatever brings the job to the master.
     """
 
-    def __init__(self, teller: Teller, request: JobRequest) -> None:
+    def __init__(self, teller: Teller, request: JobRequest, *, attached: bool = False) -> None:
         self._teller = teller
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         self.request = request
+        self.attached = attached
         self.said: list[m.FromClient] = []
         self.last = 0
         self.master = ""
         self._came = bytearray()
+        self.submitted = attached
+        self.withdrawn: list[int] = []
         self.cancelled = False
         self._over = asyncio.Event()
         self.supply: Supply | None = None
@@ -96,12 +111,23 @@ class Channel:
             if self.task is not None and not self.task.done():
                 self.task.cancel()
                 await asyncio.wait([self.task])
-            if not self.said:
+            if not self.submitted:
                 self.end(m.JobEnded(job=self.id, state=JobState.CANCELLED, after=0))
                 return
-        await self._teller.tell(self, m.Cancel(job=self.id, indices=indices))
-        if indices is None:
+            await self._teller.tell(self, m.Cancel(job=self.id))
             await self._over.wait()
+        elif self.submitted:
+            await self._teller.tell(self, m.Cancel(job=self.id, indices=indices), remember=True)
+        else:
+            self.withdrawn += indices
+
+    async def handed_over(self) -> None:
+        """See :meth:`dayfly.client.channel.JobChannel.handed_over`."""
+        if self.attached:
+            return
+        if self.task is not None:
+            await asyncio.wait([self.task])
+        await self._teller.confirm(self)
 
     def talks_to(self, master: str) -> None:
         """Deliveries come from this instance from now on.
@@ -154,6 +180,10 @@ class Conversation:
         ascender: Ascender,
         channels: Mapping[str, Channel],
         heard: Callable[[m.ToClient], Awaitable[None]],
+        *,
+        recall: Callable[[Channel], Awaitable[bool]],
+        patience: float,
+        clock: Clock,
     ) -> None:
         """Nothing happens before the first word.
 
@@ -161,10 +191,16 @@ class Conversation:
             ascender: Brings the master up.
             channels: The jobs that are open, by id.
             heard: Called with each thing that the master says unasked, in order.
+            recall: Ends a job that is over by what storage remembers of it, if that can be done.
+            patience: Seconds for which the cloud may not answer once a conversation broke.
+            clock: Time.
         """
         self._ascender = ascender
         self._channels = channels
         self._heard = heard
+        self._recall = recall
+        self._patience = patience
+        self._clock = clock
         self._ascent: Ascent | None = None
         self._ascending = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
@@ -221,7 +257,9 @@ class Conversation:
         attempt = 0
         while True:
             attempt += 1
-            ascent = await self._ascender.ascend(self._told)
+            # For those who only listen no master is launched: a new one would know no job.
+            launch = any(not channel.attached for channel in self._channels.values())
+            ascent = await self._ascender.ascend(self._told, launch=launch)
             try:
                 await self._resume(ascent)
             except errors.WireError:
@@ -235,7 +273,7 @@ class Conversation:
                 return ascent
 
     async def _resume(self, ascent: Ascent) -> None:
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             if channel.ended or not channel.said:
                 continue
             channel.talks_to(ascent.instance.id)
@@ -250,15 +288,44 @@ class Conversation:
             channel.emit(Phase(waiting=waiting))
 
     async def _listen(self, ascent: Ascent) -> None:
-        async for message in ascent.door.pushed():
-            await self._heard(message)
-        self._ascent = None
-        await ascent.aclose()
-        if not self._channels:
-            return
-        log.warning("the conversation with the master broke; taking it up again")
         try:
-            await self.ascent()
-        except errors.DayflyError as error:
+            async for message in ascent.door.pushed():
+                await self._heard(message)
+            self._ascent = None
+            await ascent.aclose()
+            await self._mend()
+        except Exception as error:
+            # A fault of ours must not leave whoever awaits a job without an answer.
             for channel in self._channels.values():
                 channel.fail(error)
+            raise
+
+    async def _mend(self) -> None:
+        """Take the conversation up again, for the jobs that are not over."""
+        until = self._clock.monotonic() + self._patience
+        if self._channels:
+            log.warning("the conversation with the master broke; taking it up again")
+        while await self._any_open():
+            try:
+                await self.ascent()
+            except (errors.DeniedError, errors.InstanceNotFoundError) as error:
+                self._fail(error)
+            except errors.CloudError as error:
+                if self._clock.monotonic() >= until:
+                    self._fail(error)
+                await self._clock.sleep(PAUSE)
+            except errors.DayflyError as error:
+                self._fail(error)
+            else:
+                return
+
+    async def _any_open(self) -> bool:
+        """Whether a job is left that was not over before."""
+        for channel in list(self._channels.values()):
+            if channel.said and not channel.ended:
+                await self._recall(channel)
+        return any(not channel.ended for channel in self._channels.values())
+
+    def _fail(self, error: errors.DayflyError) -> None:
+        for channel in self._channels.values():
+            channel.fail(error)

@@ -5,55 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
 from dayfly import errors, serialize
 from dayfly.client.channel import Event, JobChannel, Phase
-from dayfly.client.items import Source
+from dayfly.client.parties import Connect, Items, Owner
 from dayfly.clock import Clock
-from dayfly.model import CallOutcome, JobState, LogLine, OutcomeKind
+from dayfly.model import CallOutcome, JobState, OutcomeKind
 from dayfly.serialize import Outcome
 from dayfly.wire import messages as m
 
 #: Seconds that a cancellation waits for the master to be told, and then for the conversation
 #: to close.
 TELLING, CLOSING = 10.0, 5.0
+#: Seconds that leaving a detached job waits until the master has all of its items and workers.
+HANDOVER = 600.0
 #: Outcomes that are fetched from storage at the same time.
 FETCHES = 16
 #: Seconds of decoding after which the loop gets its turn.
 SLICE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owner:
-    """Who follows the course of a job; nothing here waits or fails.
-
-    Attributes:
-        recorded: An outcome is here.
-        changed: The job stands differently.
-        heard: A function printed or logged a line.
-        noted: The user should read this; the second is its level, as in :mod:`logging`.
-        finished: Nothing more will come.
-        abandoned: The master was to be told to stop, and that was interrupted.
-    """
-
-    recorded: Callable[[Outcome], None]
-    changed: Callable[[], None]
-    heard: Callable[[LogLine], None]
-    noted: Callable[[str, str], None]
-    finished: Callable[[], None]
-    abandoned: Callable[[], None]
-
-
-class Connect(Protocol):
-    """Brings a job to a session."""
-
-    async def __call__(self, items: Feed, /) -> JobChannel | None:
-        """Submit; ``None`` when there was no item, so that nothing is launched."""
-        ...
 
 
 class Course:
@@ -66,6 +37,7 @@ class Course:
         over: Set once nothing more will come.
         failure: Why the job as a whole failed.
         cancelled: Whether it was cancelled from here.
+        left: Whether it goes on, and is followed no further.
         state: Its place in the life of a job.
         status: The master's last word on how it stands.
         started: When it began; like the moments below in seconds of the monotonic clock.
@@ -79,10 +51,11 @@ class Course:
         self,
         job: str,
         *,
-        source: Source,
+        source: Items,
         connect: Connect,
         fetch: Callable[[str], Awaitable[bytes]],
         owner: Owner,
+        lasting: bool,
         clock: Clock,
     ) -> None:
         """Begin; a loop must be running.
@@ -93,9 +66,11 @@ class Course:
             connect: Brings the job to a session.
             fetch: Reads an object of storage.
             owner: Who is told what happens.
+            lasting: Whether the job goes on when it is left.
             clock: Dates it.
         """
         self._job = job
+        self._lasting = lasting
         self._source = source
         self._connect = connect
         self._fetch = fetch
@@ -108,6 +83,7 @@ class Course:
         self.over = asyncio.Event()
         self.failure: BaseException | None = None
         self.cancelled = False
+        self.left = False
         self.state = JobState.RUNNING
         self.status = m.JobStatus(
             job=job, done=0, running=0, ready=0, coming=0, waiting="the first items"
@@ -118,6 +94,7 @@ class Course:
         self.told_at = self.started
 
         self._channel: JobChannel | None = None
+        self._connected = asyncio.Event()
         self._last_word: m.JobEnded | None = None
         self._errands: asyncio.TaskGroup | None = None
         self._slots = asyncio.Semaphore(FETCHES)
@@ -130,6 +107,13 @@ class Course:
     def stopping(self) -> bool:
         """Whether the master is being told to stop the job."""
         return self._parting is not None and not self.over.is_set()
+
+    @property
+    def total(self) -> int | None:
+        """Calls in all; ``None`` while that is not known."""
+        if self._source.total is not None:
+            return self._source.total
+        return self.status.total if self._last_word is None else self._last_word.total
 
     @property
     def cost(self) -> float | None:
@@ -163,6 +147,48 @@ class Course:
         self.decided.set()
         if not self.over.is_set():
             self._part()
+
+    async def leave(self) -> None:
+        """Let the job go on without us, once the master has all that it needs for that.
+
+        One that cannot be handed over is cancelled: nobody could ever finish it.
+        """
+        if not self.over.is_set() and self._parting is None:
+            handing = asyncio.create_task(self._hand_over(), name=f"dayfly leave {self._job}")
+            over = asyncio.create_task(self.over.wait(), name=f"dayfly end {self._job}")
+            try:
+                await asyncio.wait(
+                    {handing, over}, timeout=HANDOVER, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                over.cancel()
+                handing.cancel()
+                ends = await asyncio.gather(handing, return_exceptions=True)
+            if ends[0] is None:
+                self._let_go()
+            elif not self.over.is_set():
+                self._owner.noted(
+                    f"job {self._job} is cancelled: it could not be handed over to the master,"
+                    f" so it could not go on by itself ({ends[0]!r})",
+                    "warning",
+                )
+                self.cancel()
+        await self.settled()
+
+    async def _hand_over(self) -> None:
+        await self._connected.wait()
+        if self._channel is not None:
+            await self._channel.handed_over()
+
+    def _let_go(self) -> None:
+        if self.over.is_set() or self._parting is not None:
+            return
+        self.left = True
+        self.failure = errors.UsageError(
+            f"job {self._job} was left, and goes on without this executor",
+            hint=f"await FunctionExecutor.attach({self._job!r}), or dayfly job result {self._job}",
+        )
+        self._talk.cancel()
 
     def withdraw(self, index: int) -> None:
         """Stop one call."""
@@ -224,17 +250,18 @@ class Course:
             async with aclosing(self._source):
                 await self._converse()
         except asyncio.CancelledError:
-            if self._parting is None:
+            if self._parting is None and not self._lasting:
                 # Nobody cancelled the job: the loop is being closed around it.
                 self.cancelled = True
                 await self._tell()
             raise
 
     async def _converse(self) -> None:
-        self._channel = await self._connect(Feed(self._source, self.give_up))
+        self._channel = await self._connect(self.give_up)
         if self._channel is None:
             self._last_word = m.JobEnded(job=self._job, state=JobState.COMPLETED, after=0)
             return
+        self._connected.set()
         self._wait_for("the master")
         events = self._channel.events()
         try:
@@ -332,9 +359,13 @@ class Course:
     def _finish(self, talk: asyncio.Task[None]) -> None:
         """Whichever way the conversation went, settle what became of the job."""
         error = None if talk.cancelled() else talk.exception()
+        if self._lasting and talk.cancelled() and self._parting is None:
+            self._let_go()  # the loop is being closed around it
         if self.failure is None and not self.cancelled:
             self.failure = self._verdict(error)
-        if self.failure is not None:
+        if self.left:
+            pass  # how it ends is for others to see
+        elif self.failure is not None:
             self.state = JobState.FAILED
         else:
             self.state = JobState.CANCELLED if self.cancelled else JobState.COMPLETED
@@ -360,27 +391,7 @@ class Course:
             kind = getattr(errors, last.error, errors.JobError)
             failure: BaseException = kind(last.reason or f"job {self._job} failed")
             return failure
-        came, total = len(self.arrived), self._source.total
+        came, total = len(self.arrived), self.total
         if came != total:
             return errors.WireError(f"job {self._job} ended with {came} of {total} outcomes")
         return None
-
-
-class Feed:
-    """The items as the session reads them: what goes wrong there is the job's failure."""
-
-    def __init__(self, source: Source, give_up: Callable[[BaseException], None]) -> None:
-        self.source = source
-        self._give_up = give_up
-
-    def __aiter__(self) -> AsyncIterator[list[bytes]]:
-        return self
-
-    async def __anext__(self) -> list[bytes]:
-        try:
-            return await anext(self.source)
-        except StopAsyncIteration:
-            raise
-        except Exception as error:
-            self._give_up(error)
-            raise

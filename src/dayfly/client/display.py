@@ -115,6 +115,11 @@ class Board:
         """Whether it was a single call that nobody could have watched."""
         return view.counts.total in (0, 1) and view.elapsed(now) < GRACE and not view.error
 
+    def _last(self, view: progress.View, now: float) -> None:
+        """Its last line, which stays."""
+        if not self._brief(view, now):
+            self._line(progress.last_line(view, now))
+
 
 class PlainLines(Board):
     """A line when what is waited for changes, at quarters of the way, and at the end."""
@@ -150,9 +155,7 @@ class PlainLines(Board):
         """The last line."""
         super().remove(job)
         del self._said[job]
-        view, now = job.view(), self._clock.monotonic()
-        if not self._brief(view, now):
-            self._line(progress.last_line(view, now))
+        self._last(job.view(), self._clock.monotonic())
 
 
 class Ticking(Board):
@@ -191,16 +194,20 @@ class LiveLine(Ticking):
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         super().__init__(stream, clock)
         self._live: Live | None = None
+        #: Those whose name was said.
+        self._named: set[Watched] = set()
 
     def remove(self, job: Watched) -> None:
         """Leave the job's last line above those that still run."""
         super().remove(job)
+        self._named.discard(job)
+        view, now = job.view(), self._clock.monotonic()
         if self._live is None:
+            if progress.is_left(view):
+                self._last(view, now)
             return
         self._draw()
-        view, now = job.view(), self._clock.monotonic()
-        if not self._brief(view, now):
-            self._line(progress.last_line(view, now))
+        self._last(view, now)
         if not self._jobs:
             self._live.stop()
             self._live = None
@@ -218,6 +225,10 @@ class LiveLine(Ticking):
 
         if self._live is None:
             self._live = self._open()
+        for job in self._jobs:
+            if job not in self._named:
+                self._named.add(job)
+                self._line(progress.first_line(job.view()))
         now, width = self._clock.monotonic(), self._live.console.width
         lines = (progress.live_line(job.view(), now, width) for job in self._jobs)
         text = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from dayfly.cost import Estimate, Share, check_cap, estimate
 from dayfly.model import ExecMode, JobSpec, Price
 from dayfly.parts import Parts
@@ -52,10 +50,8 @@ async def reckon(
     fallback = spot and getattr(compute, "on_demand_fallback", False)
     master = compute.master_instance_type
     listed = {master, *(spec.instance_types if fallback or not spot else ())}
-    on_demand, by_spot = await asyncio.gather(
-        parts.cloud.prices(listed, spot=False),
-        parts.cloud.prices(spec.instance_types, spot=True) if spot else _none(),
-    )
+    on_demand = await parts.cloud.prices(listed, spot=False)
+    by_spot = await parts.cloud.prices(spec.instance_types, spot=True) if spot else {}
     prices = [(by_spot if spot else on_demand)[name] for name in spec.instance_types]
     if fallback:
         prices += [on_demand[name] for name in spec.instance_types]
@@ -81,7 +77,3 @@ async def reckon(
         )
     )
     return estimate(shares, spec.policy, start_timeout=compute.start_timeout)
-
-
-async def _none() -> dict[str, Price]:
-    return {}

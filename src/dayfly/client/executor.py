@@ -6,56 +6,43 @@ import asyncio
 import sys
 from collections.abc import (
     AsyncIterable,
-    AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Mapping,
     Sequence,
-    Sized,
 )
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from dayfly import config as configuration
-from dayfly import modules, serialize
+from dayfly import serialize
 from dayfly.client import items
-from dayfly.client.channel import JobChannel, JobRequest, Session
-from dayfly.client.course import Feed
+from dayfly.client.channel import ClosableSession, JobChannel
 from dayfly.client.display import Display, Silent, board
-from dayfly.client.job import Job
+from dayfly.client.job import Job, left_at_once
+from dayfly.client.keeper import Keeper
 from dayfly.client.options import CallOptions, call_options
+from dayfly.client.parties import Connect, GiveUp, Items
+from dayfly.client.requests import first_items, job_request, job_spec
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.errors import UsageError
-from dayfly.model import JobSpec, LogLine
+from dayfly.model import LogLine
 from dayfly.parts import Parts, open_parts
 from dayfly.processes import ThisProcess, name_of
 from dayfly.storage.base import Storage
 
 R = TypeVar("R")
 
-#: vCPUs of a worker to reckon with while ``AUTO`` is not resolved: the most that there are,
-#: for data that is in memory already, and what is common, for data that takes time to make.
-MOST_VCPUS, COMMON_VCPUS = 192, 16
-
-#: Items that are looked into for local modules: those of one map are mostly of a kind.
-LOOKED_INTO = 10
-
-
-class ClosableSession(Session, Protocol):
-    """A session that the executor closes."""
-
-    async def aclose(self) -> None:
-        """Let go of the master."""
-        ...
-
 
 class FunctionExecutor:
     """Runs functions on VMs that live just as long as the work.
 
-    Use it as an async context manager; leaving it cancels the jobs that still run. Without
-    ``async with``, ``await executor.aclose()`` does the same.
+    Use it as an async context manager; leaving it cancels the jobs that still run, but for those
+    that were detached or attached to. Without ``async with``, ``await executor.aclose()`` does the
+    same.
 
     Args:
         config: The configuration as a mapping of sections.
@@ -99,9 +86,57 @@ class FunctionExecutor:
         self._session = session
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._jobs: set[Job[Any]] = set()
-        self._closed = False
+        self._jobs: dict[Job[Any], None] = {}
+        self._closing = self._closed = False
         self._left = False
+
+    @classmethod
+    async def attach(
+        cls,
+        job_id: str,
+        config: Mapping[str, Any] | None = None,
+        config_file: str | Path | None = None,
+        **keys: Any,
+    ) -> Job[Any]:
+        """Take up a job again that was begun elsewhere: by another program, or on another machine.
+
+        It may run, or be over, with or without VMs that are still there: all of its outcomes come,
+        each once. While it runs, an attached client counts as one of its own: it launches workers
+        in place of those that are lost, and awaiting it, or cancelling that, does what it does for
+        the client that began it. Leaving it does not cancel it.
+
+        Args:
+            job_id: The job's ``id``, as it was printed and as ``dayfly job list`` shows it.
+            config: As for the class, like all that follow.
+            config_file: Likewise.
+            keys: Likewise.
+
+        Returns:
+            The job; await it for what its first client would have got. It lets go of what it
+            holds when it is over; before that, ``await job.aclose()`` or ``async with job`` does.
+
+        Raises:
+            JobError: Nobody knows such a job.
+            DayflyError: Storage, the cloud or the master could not be asked.
+        """
+        executor = cls(config, config_file, **keys)
+        keeper = Keeper(executor.aclose)
+        try:
+            job = await executor._take_up(job_id, keeper.let_go)
+        except BaseException:
+            await executor.aclose()
+            raise
+        keeper.keep(job)
+        return job
+
+    async def reattach(self, job_id: str) -> Job[Any]:
+        """Take up a job again, as :meth:`attach` does, by this executor.
+
+        Raises:
+            JobError: Nobody knows such a job.
+            DayflyError: Storage, the cloud or the master could not be asked.
+        """
+        return await self._take_up(job_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,15 +152,19 @@ class FunctionExecutor:
     async def aclose(self) -> None:
         """Cancel the jobs that still run, and let go of the master and of storage.
 
-        The VMs that the execution mode promises to keep stay up until their timers fire.
+        Jobs that were detached go on, once the master has all of their items and workers; those
+        that were attached to are left as they are. The VMs that the execution mode promises to
+        keep stay up until their timers fire.
         """
-        self._closed = True
+        self._closing = True
         jobs = list(self._jobs)
         for job in jobs:
-            job.cancel()
+            if not job.lasting:
+                job.cancel()
         try:
-            await asyncio.gather(*(job.settled() for job in jobs))
+            await asyncio.gather(*(job.leave() if job.lasting else job.settled() for job in jobs))
         finally:
+            self._closed = True
             session, self._session = self._session, None
             parts, self._parts = self._parts, None
             if session is not None:
@@ -147,9 +186,11 @@ class FunctionExecutor:
         extra_env: Mapping[str, str] | None = None,
         chunksize: int = 0,
         timeout: float | None = None,
+        retries: int = 0,
         return_exceptions: bool = False,
         include_modules: Sequence[str] | None = None,
         exclude_modules: Sequence[str] | None = None,
+        detach: bool = False,
     ) -> Job[list[R]]:
         """Call ``fn`` once for each item, on the workers; begins at once.
 
@@ -163,10 +204,16 @@ class FunctionExecutor:
             extra_env: Environment variables of every call.
             chunksize: Calls handed to a worker together; 0 lets the master size them.
             timeout: Seconds that one call may run.
+            retries: How many more times a call is run that raised, ran over its timeout or lost
+                its process: on another worker if there is one. Only its last try counts; that
+                one's error, or :class:`Outcome`, tells of the others.
             return_exceptions: A failed call's exception takes its place in the results; the
                 others go on.
             include_modules: Local modules to ship, beside those that ``fn`` refers to.
             exclude_modules: Local modules not to ship.
+            detach: The job runs to its end under its timers when this program goes; leaving the
+                executor waits only until the master has all items and workers. Its results are
+                had by :meth:`attach`, or by ``dayfly job result``.
 
         Returns:
             The job; await it for the results, in the order of the items.
@@ -179,9 +226,16 @@ class FunctionExecutor:
         return self._begin(
             serialize.dump_function(fn, extra_args),
             iterdata,
-            shape=_as_they_are,
-            return_exceptions=return_exceptions,
-            options=call_options(extra_env, chunksize, timeout, include_modules, exclude_modules),
+            call_options(
+                extra_env,
+                chunksize,
+                timeout,
+                retries,
+                include_modules,
+                exclude_modules,
+                return_exceptions=return_exceptions,
+                detach=detach,
+            ),
         )
 
     def submit(self, fn: Callable[..., R], *args: Any, **kwargs: Any) -> Job[R]:
@@ -197,8 +251,7 @@ class FunctionExecutor:
         return self._begin(
             serialize.dump_function(fn, style="call"),
             [(args, kwargs)],
-            shape=_the_only,
-            options=CallOptions(),
+            CallOptions(single=True),
         )
 
     def map_reduce(
@@ -211,6 +264,7 @@ class FunctionExecutor:
         extra_env: Mapping[str, str] | None = None,
         chunksize: int = 0,
         timeout: float | None = None,
+        retries: int = 0,
         include_modules: Sequence[str] | None = None,
         exclude_modules: Sequence[str] | None = None,
     ) -> Job[R]:
@@ -234,14 +288,16 @@ class FunctionExecutor:
             extra_env=extra_env,
             chunksize=chunksize,
             timeout=timeout,
+            retries=retries,
             include_modules=include_modules,
             exclude_modules=exclude_modules,
         )
         return self._begin(
             reduction,
-            _OnceMapped(mapped),
-            shape=_the_only,
-            options=call_options(extra_env, 0, timeout, include_modules, exclude_modules),
+            items.Once(mapped),
+            call_options(
+                extra_env, 0, timeout, retries, include_modules, exclude_modules, single=True
+            ),
         )
 
     # -- a job's beginning --
@@ -250,55 +306,96 @@ class FunctionExecutor:
         self,
         function: serialize.FunctionDump,
         iterdata: Iterable[Any] | AsyncIterable[Any],
-        *,
-        shape: Callable[[list[Any]], R],
-        return_exceptions: bool = False,
         options: CallOptions,
-    ) -> Job[R]:
+    ) -> Job[Any]:
         display = self._enter_loop()
         begun = self._clock.now()
         job_id = f"j-{datetime.fromtimestamp(begun, UTC):%Y%m%d-%H%M%S}-{self._entropy.hex(6)}"
 
-        async def connect(feed: Feed, /) -> JobChannel | None:
-            first = await feed.source.peek()
+        source = items.Source(
+            iterdata,
+            serialize.dump_item,
+            first=first_items(self._config, iterdata),
+            clock=self._clock,
+            # What the master does not have when this program goes, it never gets.
+            ahead=sys.maxsize if options.detach else items.AHEAD,
+        )
+
+        async def connect(give_up: GiveUp, /) -> JobChannel | None:
+            first = await source.peek()
             if not first:
                 return None
-            pickles = [function.payload, *first[:LOOKED_INTO]]
-            # Half a millisecond where nothing is found, which is less than a thread costs.
-            found = modules.local_modules(
-                *pickles, include=options.include, exclude=options.exclude
-            )
-            archive = await _archive(found, options)
-            for warning in archive.warnings:
-                display.note(warning)
-            request = JobRequest(
-                spec=self._spec(job_id, begun, function, options),
-                function=function.payload,
-                modules=archive.data,
-                modules_digest=archive.digest,
-            )
-            return self._open_session().start(request, feed)
+            by = name_of(self._process)
+            spec = job_spec(self._config, job_id, function, options, at=begun, by=by)
+            request = await job_request(spec, function, first, options, display.note)
+            return self._open_session().start(request, items.Feed(source, give_up))
 
+        return self._follow(
+            job_id,
+            function.name,
+            source,
+            connect,
+            display=display,
+            single=options.single,
+            return_exceptions=options.return_exceptions,
+            lasting=options.detach,
+        )
+
+    async def _take_up(
+        self, job_id: str, close: Callable[[], Awaitable[None]] | None = None
+    ) -> Job[Any]:
+        """Follow a job that was begun elsewhere."""
+        display = self._enter_loop()
+        found = await self._open_session().attach(job_id)
+
+        async def connect(_: GiveUp, /) -> JobChannel:
+            return found.channel
+
+        return self._follow(
+            job_id,
+            found.function,
+            items.Elsewhere(found.total),
+            connect,
+            display=display,
+            single=found.single,
+            return_exceptions=found.return_exceptions,
+            lasting=True,
+            close=close,
+        )
+
+    def _follow(
+        self,
+        job_id: str,
+        function: str,
+        source: Items,
+        connect: Connect,
+        *,
+        display: Display,
+        single: bool,
+        return_exceptions: bool,
+        lasting: bool,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> Job[Any]:
         async def fetch(key: str) -> bytes:
             return await self.storage.get_object(key)
 
-        job = Job(
+        job: Job[Any] = Job(
             id=job_id,
-            function=function.name,
-            source=items.Source(
-                iterdata, serialize.dump_item, first=self._first(iterdata), clock=self._clock
-            ),
+            function=function,
+            source=source,
             connect=connect,
             fetch=fetch,
-            shape=shape,
+            single=single,
             return_exceptions=return_exceptions,
+            lasting=lasting,
+            close=close,
             display=display,
             on_log=self._on_log,
-            on_ended=self._jobs.discard,
+            on_ended=lambda job: self._jobs.pop(job, None),
             on_abandoned=self._leave,
             clock=self._clock,
         )
-        self._jobs.add(job)
+        self._jobs[job] = None
         return job
 
     def _enter_loop(self) -> Display:
@@ -311,7 +408,7 @@ class FunctionExecutor:
                 cause="they were called outside of a coroutine",
                 hint="async def main(): ... await executor.map(fn, data), then asyncio.run(main())",
             ) from error
-        self._refuse_when_closed()
+        self._refuse_when_closed(self._closing)
         if self._loop not in (None, loop):
             raise UsageError(
                 "this executor belongs to another event loop",
@@ -325,45 +422,13 @@ class FunctionExecutor:
                 self._display.note(warning)
         return self._display
 
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
+    def _refuse_when_closed(self, closed: bool) -> None:
+        if closed:
             raise UsageError("this executor is closed", hint="make another one: FunctionExecutor()")
-
-    def _first(self, iterdata: object) -> int:
-        """Items from which on every worker has work: they tell how many are needed."""
-        compute = self._config.compute
-        processes = compute.worker_processes
-        if processes == "AUTO":
-            processes = MOST_VCPUS if isinstance(iterdata, Sized) else COMMON_VCPUS
-        return compute.max_workers * processes
-
-    def _spec(
-        self, job: str, begun: float, function: serialize.FunctionDump, options: CallOptions
-    ) -> JobSpec:
-        """All that is known here; the session fills in what only the cloud knows."""
-        compute = self._config.compute
-        processes = compute.worker_processes
-        return JobSpec(
-            id=job,
-            function=function.name,
-            mode=compute.exec_mode,
-            runtime=compute.runtime,
-            instance_types=list(compute.worker_instance_types),
-            processes=0 if processes == "AUTO" else processes,
-            wanted=compute.max_workers,
-            policy=self._config.policy,
-            submitted_at=begun,
-            timeout=options.timeout,
-            chunksize=options.chunksize,
-            environment=dict(options.environment),
-            reserved=function.reserved,
-            client=name_of(self._process),
-            max_cost=compute.max_cost,
-        )
 
     def _open_parts(self) -> Parts:
         if self._parts is None:
-            self._refuse_when_closed()
+            self._refuse_when_closed(self._closed)
             self._parts = open_parts(self._config)
         return self._parts
 
@@ -379,47 +444,5 @@ class FunctionExecutor:
         if self._left:
             return
         self._left = True
-        policy = self._config.policy
-        bound = (
-            f"its timers end that within {policy.hard:.0f} s (hard_dismantle_timeout)"
-            if policy.auto
-            else "no timer ends that (auto_dismantle: False)"
-        )
-        left = ", ".join(sorted(job.id for job in self._jobs)) or "a job"
-        workers = sum(
-            job.progress.workers_ready + job.progress.workers_coming for job in self._jobs
-        )
-        print(  # noqa: T201  # the program is going; nothing else will say it
-            f"dayfly: left at once; {left} may still run on the master and {workers} workers: "
-            f"{bound}, or now: dayfly clean -b {self._config.dayfly.backend}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-class _OnceMapped:
-    """The one item of a reduction: the list of results, once the map has ended."""
-
-    def __init__(self, mapped: Job[list[Any]]) -> None:
-        self._mapped = mapped
-
-    def __len__(self) -> int:
-        return 1
-
-    async def __aiter__(self) -> AsyncIterator[list[Any]]:
-        yield await self._mapped
-
-
-async def _archive(found: set[str], options: CallOptions) -> modules.Archive:
-    """The local modules by these names; read beside the loop."""
-    if not found:
-        return modules.Archive()
-    return await asyncio.to_thread(modules.archive, found, exclude=options.exclude)
-
-
-def _as_they_are(results: list[Any]) -> list[Any]:
-    return results
-
-
-def _the_only(results: list[Any]) -> Any:
-    return results[0]
+        text = left_at_once(self._config.policy, list(self._jobs), self._config.dayfly.backend)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  # nothing else will say it

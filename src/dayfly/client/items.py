@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
@@ -172,6 +173,52 @@ class Source:
         if self._exhausted:
             self.total = self.read
         return found, item
+
+
+class Feed:
+    """The items as the session reads them: what goes wrong there is the job's failure."""
+
+    def __init__(self, source: Source, give_up: Callable[[BaseException], None]) -> None:
+        self.source = source
+        self._give_up = give_up
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        try:
+            return await anext(self.source)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._give_up(error)
+            raise
+
+
+class Once:
+    """One item that is had by waiting for something else."""
+
+    def __init__(self, awaited: Awaitable[Any]) -> None:
+        self._awaited = awaited
+
+    def __len__(self) -> int:
+        return 1
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        yield await self._awaited
+
+
+class Elsewhere:
+    """The items of a job that another program reads; its total is told as soon as it is known."""
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+
+    def settle(self, done: int) -> None:
+        """Nothing is read here."""
+
+    async def aclose(self) -> None:
+        """Nothing is read here."""
 
 
 class _Reader:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from dayfly import errors
 from dayfly.client import progress as reading
-from dayfly.client.course import Connect, Course, Owner
+from dayfly.client.course import Course
 from dayfly.client.display import Display
 from dayfly.client.futures import CallFuture
-from dayfly.client.items import Source
+from dayfly.client.parties import Connect, Items, Owner
 from dayfly.client.progress import Progress
 from dayfly.clock import Clock
-from dayfly.model import LogLine
+from dayfly.model import DismantlePolicy, LogLine
 from dayfly.serialize import Outcome
 
 T = TypeVar("T")
@@ -33,8 +33,13 @@ class Job(Generic[T]):
     with ``return_exceptions``. Cancelling the last await cancels the job: the calls are
     stopped on their workers before the cancellation goes on.
 
+    Leaving ``async with job``, or ``await job.aclose()``, lets go of it: a job that was detached,
+    or attached to, goes on; another one is cancelled. A job that was attached to is let go of
+    by itself when it is over.
+
     Attributes:
         id: The job's name everywhere: in ``dayfly job list``, in storage, in logs.
+        lasting: Whether it goes on when it is left.
     """
 
     def __init__(
@@ -42,16 +47,18 @@ class Job(Generic[T]):
         *,
         id: str,  # noqa: A002  # the public attribute's name
         function: str,
-        source: Source,
+        source: Items,
         connect: Connect,
         fetch: Callable[[str], Awaitable[bytes]],
-        shape: Callable[[list[Any]], T],
+        single: bool,
         return_exceptions: bool,
         display: Display,
         on_log: Callable[[LogLine], None] | None,
         on_ended: Callable[[Job[Any]], None],
         on_abandoned: Callable[[], None],
         clock: Clock,
+        lasting: bool = False,
+        close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Begin; a loop must be running. Jobs are made by the executor.
 
@@ -61,7 +68,7 @@ class Job(Generic[T]):
             source: The items.
             connect: Brings the job to a session.
             fetch: Reads an object of storage.
-            shape: From the results in order to what ``await`` gives.
+            single: Whether ``await`` gives the value of the one call, and not a list.
             return_exceptions: Whether failed calls give their exception as result.
             display: Where it is shown.
             on_log: Called with each line that the function prints or logs.
@@ -69,11 +76,14 @@ class Job(Generic[T]):
             on_abandoned: Called when the master could not be told of a cancellation because
                 that was interrupted too.
             clock: Dates what the display shows.
+            lasting: Whether it goes on when it is left.
+            close: Closes what the job has to itself.
         """
         self.id = id
+        self.lasting = lasting
+        self._close = close
         self._function = function
-        self._source = source
-        self._shape = shape
+        self._single = single
         self._return_exceptions = return_exceptions
         self._display = display
         self._on_log = on_log
@@ -95,12 +105,34 @@ class Job(Generic[T]):
             abandoned=on_abandoned,
         )
         self._course = Course(
-            id, source=source, connect=connect, fetch=fetch, owner=owner, clock=clock
+            id,
+            source=source,
+            connect=connect,
+            fetch=fetch,
+            owner=owner,
+            lasting=lasting,
+            clock=clock,
         )
         display.add(self)
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._result().__await__()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of it; see the class."""
+        if self._close is not None:
+            await self._close()
+        elif self.lasting:
+            await self.leave()
+        else:
+            self.cancel()
+            await self.settled()
 
     def __repr__(self) -> str:
         state = self._course.state.value
@@ -126,7 +158,7 @@ class Job(Generic[T]):
         """The counts, as they stand now."""
         status, over = self._course.status, self.done()
         return Progress(
-            total=self._source.total,
+            total=self._course.total,
             done=len(self._course.arrived),
             failed=self._failed,
             running=0 if over else status.running,
@@ -166,7 +198,8 @@ class Job(Generic[T]):
         Raises:
             UsageError: How many calls there are is not known yet.
         """
-        if self._source.total is None:
+        total = self._course.total
+        if total is None:
             raise errors.UsageError(
                 f"job {self.id}: how many calls it has is not known before its items are read",
                 cause="they come from an iterable without a length",
@@ -174,7 +207,7 @@ class Job(Generic[T]):
             )
         if not self._futures:
             withdraw = self._course.withdraw
-            self._futures = [CallFuture(i, withdraw) for i in range(self._source.total)]
+            self._futures = [CallFuture(i, withdraw) for i in range(total)]
             for outcome in self._course.arrived:
                 self._settle_future(outcome)
             if self.done():
@@ -205,18 +238,41 @@ class Job(Generic[T]):
         """
         await self._course.settled()
 
+    async def over(self) -> None:
+        """Wait until nothing more will come, whatever became of it.
+
+        Unlike an await of the job, this one takes nothing along when it is cancelled.
+        """
+        await self._course.over.wait()
+
+    async def leave(self) -> None:
+        """Follow a job no further that goes on by itself, once the master can do without us."""
+        await self._course.leave()
+
     # -- waiting for it --
 
     async def _result(self) -> T:
+        try:
+            return await self._outcome()
+        finally:
+            await self._close_at_end()
+
+    async def _close_at_end(self) -> None:
+        if self._close is not None and self.done():
+            await self._close()
+
+    async def _outcome(self) -> T:
         course = self._course
         self._awaited = True
         self._heed_failure()
         await self._attend(course.decided)
         if not self.done():
             await course.settled(timeout=PARTING)
+        self._raise_first_failure()
         self._raise_failure()
         ordered = sorted(course.arrived, key=attrgetter("index"))
-        return self._shape([o.value if o.error is None else o.error for o in ordered])
+        results: Any = [o.value if o.error is None else o.error for o in ordered]
+        return cast("T", results[0] if self._single else results)
 
     async def _attend(self, event: asyncio.Event) -> None:
         """Wait on the caller's behalf; the last caller that is cancelled takes the job along."""
@@ -234,6 +290,12 @@ class Job(Generic[T]):
         """A call that fails ends the job for those who await it, not for other readers."""
         if self._first_failure is not None and self._awaited and not self._return_exceptions:
             self._course.give_up(self._first_failure)
+
+    def _raise_first_failure(self) -> None:
+        """Most often that is why its client cancelled it, which says less."""
+        cancelled = isinstance(self._course.failure, errors.JobCancelledError)
+        if cancelled and self._first_failure is not None and not self._return_exceptions:
+            raise self._first_failure
 
     def _raise_failure(self) -> None:
         if self._course.failure is not None:
@@ -288,8 +350,24 @@ class _Arrivals:
     async def __anext__(self) -> Outcome:
         while self._place >= len(self._course.arrived):
             if self._job.done():
+                await self._job._close_at_end()
                 self._job._raise_failure()
                 raise StopAsyncIteration
             await self._job._attend(self._course.arrival)
         self._place += 1
         return self._course.arrived[self._place - 1]
+
+
+def left_at_once(policy: DismantlePolicy, jobs: list[Job[Any]], backend: str) -> str:
+    """What may be left by a program that is interrupted while it tells the master to stop."""
+    bound = (
+        f"its timers end that within {policy.hard:.0f} s (hard_dismantle_timeout)"
+        if policy.auto
+        else "no timer ends that (auto_dismantle: False)"
+    )
+    left = ", ".join(sorted(job.id for job in jobs)) or "a job"
+    workers = sum(job.progress.workers_ready + job.progress.workers_coming for job in jobs)
+    return (
+        f"dayfly: left at once; {left} may still run on the master and {workers} workers: "
+        f"{bound}, or now: dayfly clean -b {backend}"
+    )

@@ -16,23 +16,36 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
         environment: Variables of every call.
         chunksize: Calls handed out together; 0 for as the master sees fit.
         timeout: Seconds that one call may run; ``None`` for no limit.
+        retries: How many more times a call that fails is run.
         include: Local modules to ship beside those that are found.
         exclude: Local modules not to ship.
+        single: Whether awaiting the job gives the value of its one call, and not a list.
+        return_exceptions: Whether failed calls give their exception as result.
+        detach: Whether the job runs to its end when its client goes.
     """
 
     environment: dict[str, str] = {}
     chunksize: int = 0
     timeout: float | None = None
+    retries: int = 0
     include: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
+    single: bool = False
+    return_exceptions: bool = False
+    detach: bool = False
 
 
 def call_options(
     extra_env: Mapping[str, str] | None,
     chunksize: int,
     timeout: float | None,
+    retries: int,
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
+    *,
+    single: bool = False,
+    return_exceptions: bool = False,
+    detach: bool = False,
 ) -> CallOptions:
     """Check the keywords of a ``map``.
 
@@ -56,6 +69,11 @@ def call_options(
             f"timeout must be a positive number of seconds, not {timeout!r}",
             hint="leave it out for no limit per call",
         )
+    if type(retries) is not int or retries < 0:
+        raise UsageError(
+            f"retries must be a whole number of further tries, not {retries!r}",
+            hint="retries=2 runs a call that fails up to three times",
+        )
     for names in (include, exclude):
         if isinstance(names, str):
             raise UsageError(
@@ -65,6 +83,10 @@ def call_options(
         environment=environment,
         chunksize=chunksize,
         timeout=timeout,
+        retries=retries,
         include=include,
         exclude=exclude,
+        single=single,
+        return_exceptions=return_exceptions,
+        detach=detach,
     )

@@ -136,9 +136,10 @@ def plain_line(view: View, now: float) -> str:
 
 
 def first_line(view: View) -> str:
-    """What a job says at its start, where every line stays."""
+    """What a job says at its start: its name, and how to come by its results later."""
     total = view.counts.total
-    return f"{title(view)}: started" + ("" if total is None else f", {plural(total, 'call')}")
+    over = "" if total is None else f" over {plural(total, 'item')}"
+    return f"job {view.job}: {view.function}{over}; dayfly job result {view.job}"
 
 
 def last_line(view: View, now: float) -> str:
@@ -146,6 +147,11 @@ def last_line(view: View, now: float) -> str:
     counts = view.counts
     took = duration(view.elapsed(now))
     paid = f", {money(view)}" if money(view) else ""
+    if is_left(view):
+        return (
+            f"{title(view)}: left running after {took}, {tally(counts)} done{paid};"
+            f" dayfly job result {view.job}"
+        )
     if view.state is JobState.COMPLETED:
         failed = f", {counts.failed:,} failed" if counts.failed else ""
         return f"{title(view)}: {plural(counts.done, 'call')} done{failed} in {took}{paid}"
@@ -156,9 +162,11 @@ def last_line(view: View, now: float) -> str:
 def html(view: View, now: float) -> str:
     """The job as a table, for notebooks."""
     counts = view.counts
-    state = "cancelling" if view.cancelling else view.state.value
+    state, error = "cancelling" if view.cancelling else view.state.value, view.error
+    if is_left(view):
+        state, error = "left running", ""
     rows = {
-        "state": state + (f": {view.error}" if view.error else ""),
+        "state": state + (f": {error}" if error else ""),
         "waiting for": counts.waiting,
         "done": tally(counts),
         "failed": f"{counts.failed:,}",
@@ -180,6 +188,11 @@ def html(view: View, now: float) -> str:
         f'<progress value="{share:.4f}" max="1" style="width:24em"></progress>'
         f"<table>{cells}</table></div>"
     )
+
+
+def is_left(view: View) -> bool:
+    """Whether it goes on, and is followed no further."""
+    return view.ended is not None and view.state is JobState.RUNNING
 
 
 def title(view: View) -> str:

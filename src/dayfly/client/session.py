@@ -11,20 +11,24 @@ from typing import Any
 import msgspec
 
 from dayfly import errors
-from dayfly.client.ascent import Ascender
-from dayfly.client.channel import JobRequest
-from dayfly.client.conversation import Channel, Conversation
+from dayfly.client.access import find_access
+from dayfly.client.ascent import Ascender, cluster_key
+from dayfly.client.channel import Found, JobRequest
+from dayfly.client.conversation import RESUMES, Channel, Conversation
 from dayfly.client.outgoing import send_items, send_payload
+from dayfly.client.recollection import recollect
 from dayfly.client.staffing import Staffing
-from dayfly.model import JobState
+from dayfly.model import JobSpec, JobState
 from dayfly.parts import Parts
 from dayfly.storage import keys
 from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
 
-#: Seconds that closing waits for launches that are under way, so that none is forgotten.
+#: Seconds that closing waits for launches and dismissals, so that no VM is forgotten.
 CLOSING = 30.0
+#: Seconds between two attempts to hear from a master whose conversation broke.
+PAUSE = 0.2
 #: Seconds for which an archive of modules that was stored is taken to be there: another
 #: terminal may clean meanwhile.
 TRUSTED = 60.0
@@ -55,11 +59,38 @@ class MasterSession:
         road = await self._open_road()
         await road.conversation.tell(channel, message, remember=remember)
 
+    async def attach(self, job: str) -> Found:
+        """See :meth:`dayfly.client.channel.Session.attach`."""
+        if job in self._channels:
+            raise errors.UsageError(f"job {job} is this executor's already")
+        if (found := await self._remembered(job)) is not None:
+            return found
+        spec, total = await self._describe(job)
+        if spec is None:
+            # It may have been over, and fetched by another client, just then.
+            if (found := await self._remembered(job)) is not None:
+                return found
+            raise self._unknown(job, "the master does not know it")
+        return await self._join(spec, total)
+
+    async def confirm(self, channel: Channel) -> None:
+        """See :meth:`dayfly.client.conversation.Teller.confirm`."""
+        road = await self._open_road()
+        if under_way := road.staffing.under_way:
+            await asyncio.wait(under_way)
+        while not channel.ended:
+            # Messages are handled in order, so this answer comes after all that was said.
+            with suppress(errors.WireError, errors.JobError):
+                ascent = await road.conversation.ascent()
+                if (await ascent.door.describe(channel.id)).total is not None:
+                    return
+            await self._parts.clock.sleep(PAUSE)
+
     async def aclose(self) -> None:
         """Let go of the master; jobs that still run are cut off here, not cancelled."""
-        if self._made and (launches := self._made.staffing.launches):
+        if self._made and (under_way := self._made.staffing.under_way):
             # A launch that is under way is finished and handed over: no VM is forgotten.
-            await asyncio.wait(launches, timeout=CLOSING)
+            await asyncio.wait(under_way, timeout=CLOSING)
         tasks = [*self._tasks, *([self._road] if self._road else [])]
         for task in tasks:
             task.cancel()
@@ -96,7 +127,11 @@ class MasterSession:
 
     async def give_up(self, channel: Channel, error: Exception) -> None:
         """See :meth:`dayfly.client.staffing.Host.give_up`."""
-        if channel.said:
+        if channel.attached:
+            # It is not ours to end; the master fails it in time, unless others can help.
+            channel.emit(m.Notice(level="warning", text=str(error), job=channel.id))
+            return
+        if channel.submitted and self._made and self._made.conversation.open:
             with suppress(errors.DayflyError):  # else the master ends it, its client being gone
                 await self.tell(channel, m.Cancel(job=channel.id))
         channel.fail(error)
@@ -111,7 +146,10 @@ class MasterSession:
         key = await self._store_modules(request) if request.modules else ""
         function = await send_payload(storage, keys.function(channel.id), request.function)
         submit = m.Submit(spec=request.spec, function=function, modules=key)
+        channel.submitted = True
         await self.tell(channel, submit, remember=True)
+        if channel.withdrawn:
+            await channel.cancel(channel.withdrawn)
 
     async def _store_modules(self, request: JobRequest) -> str:
         key, now = keys.modules(request.modules_digest), self._parts.clock.monotonic()
@@ -136,12 +174,13 @@ class MasterSession:
                 channel.deliver(message)
             case m.JobEnded(after=after):
                 await self._ended(channel, message, complete=channel.last >= after)
-            case m.WorkersNeeded(count=count, reason=reason):
+            case m.WorkersNeeded(count=count, reason=reason, spared=spared):
                 road = await self._open_road()
-                await road.staffing.replace(channel, count, reason)
+                await road.staffing.replace(channel, count, reason, spared=spared)
             case m.Refused(code=code, reason=reason):
-                channel.fail(getattr(errors, code, errors.WireError)(reason))
-                self._channels.pop(channel.id, None)
+                if not await self._recall(channel):
+                    channel.fail(getattr(errors, code, errors.WireError)(reason))
+                    self._channels.pop(channel.id, None)
             case m.Notice(lost=lost) if lost:
                 channel.emit(message)
                 road = await self._open_road()
@@ -160,7 +199,91 @@ class MasterSession:
         self._finish(channel, message)
         await self.tell(channel, m.Release(job=channel.id))
         road = await self._open_road()
-        self.spawn(road.staffing.dismiss(channel), f"dayfly end of {channel.id}")
+        road.staffing.dismiss(channel)
+
+    # -- jobs that were begun elsewhere, or were over before we heard of it --
+
+    async def _remembered(self, job: str) -> Found | None:
+        """A job that is over, from storage."""
+        memory = await recollect(self._parts.storage, job)
+        if memory is None:
+            return None
+        return Found(
+            function=memory.record.function,
+            single=memory.record.single,
+            return_exceptions=memory.record.return_exceptions,
+            total=memory.record.total,
+            channel=memory,
+        )
+
+    async def _recall(self, channel: Channel) -> bool:
+        """End a job by what storage remembers of it; ``False`` when that is nothing."""
+        try:
+            memory = await recollect(self._parts.storage, channel.id)
+            if memory is None:
+                return False
+            channel.talks_to("")
+            async for delivery in memory.deliveries():
+                channel.deliver(delivery)
+        except errors.StorageError as error:
+            log.warning("storage does not tell what became of job %s: %s", channel.id, error)
+            return False
+        if channel.task is not None:
+            channel.task.cancel()
+        self._finish(channel, memory.last_word)
+        road = await self._open_road()
+        road.staffing.dismiss(channel)
+        return True
+
+    async def _describe(self, job: str) -> tuple[JobSpec | None, int | None]:
+        """What the master tells of a job, started for it if need be; ``None`` if it knows none."""
+        parts = self._parts
+        if await find_access(parts.storage, cluster_key(parts.config)) is None:
+            raise self._unknown(job, "there is no cluster of yours")
+        road = await self._open_road()
+        if await road.ascender.find() is None:
+            raise self._unknown(job, "there is no master")
+        for attempt in range(1, RESUMES + 1):
+            try:
+                ascent = await road.conversation.ascent()
+                described = await ascent.door.describe(job)
+            except errors.InstanceNotFoundError:
+                raise self._unknown(job, "the master is gone") from None
+            except errors.JobError:
+                return None, None
+            except errors.WireError:
+                if attempt == RESUMES:
+                    raise
+                await parts.clock.sleep(PAUSE)
+            else:
+                return described.spec, described.total
+        raise AssertionError  # the last attempt returns or raises
+
+    async def _join(self, spec: JobSpec, total: int | None) -> Found:
+        """Follow a job from its first outcome."""
+        channel = Channel(self, JobRequest(spec=spec, function=b""), attached=True)
+        road = await self._open_road()
+        await road.staffing.join(channel)
+        self._channels[channel.id] = channel
+        await self.tell(channel, m.FollowLogs(job=channel.id), remember=True)
+        await self.tell(channel, m.Follow(job=channel.id))
+        return Found(
+            function=spec.function,
+            single=spec.single,
+            return_exceptions=spec.return_exceptions,
+            total=total,
+            channel=channel,
+        )
+
+    def _unknown(self, job: str, master: str) -> errors.JobError:
+        cloud = self._parts.cloud
+        where = f"{cloud.name}{f' in {cloud.region}' if cloud.region else ''}"
+        return errors.JobError(
+            f"there is no job {job!r}",
+            cause=f"storage keeps no record of it, and {master} ({where}, the owner"
+            " and the configuration that are in use here); its results may have been cleaned",
+            hint="dayfly job list",
+        )
 
     # -- the road to the master, made once --
 
@@ -172,7 +295,14 @@ class MasterSession:
     async def _make_road(self) -> _Road:
         ascender = await Ascender.prepare(self._parts)
         self.spawn(self._sweep(ascender), "dayfly sweep")
-        conversation = Conversation(ascender, self._channels, self._heard)
+        conversation = Conversation(
+            ascender,
+            self._channels,
+            self._heard,
+            recall=self._recall,
+            patience=self._parts.config.compute.start_timeout,
+            clock=self._parts.clock,
+        )
         staffing = Staffing(self._parts, ascender, conversation, self)
         self._made = _Road(ascender, conversation, staffing)
         return self._made

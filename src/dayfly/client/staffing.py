@@ -14,7 +14,7 @@ import msgspec
 from dayfly import errors
 from dayfly.client.ascent import Ascender, last_words, worker_processes
 from dayfly.client.channel import Phase
-from dayfly.client.conversation import Channel, Conversation
+from dayfly.client.conversation import PAUSE, RESUMES, Channel, Conversation
 from dayfly.client.estimate import estimate_note
 from dayfly.client.lookout import Lookout
 from dayfly.client.supply import Supplied, Supply, alike, kind_of, missing, wanted
@@ -61,7 +61,7 @@ class Staffing:
         host: The session.
 
     Attributes:
-        launches: Launches that are under way, which must not be cut in two.
+        under_way: Launches and dismissals, which must not be cut in two.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Staffing:
         self._host = host
         self._lookout = Lookout(self._cluster, parts.clock, parts.cloud.pace)
         self._consoles: Counter[str] = Counter()
-        self.launches: set[asyncio.Task[None]] = set()
+        self.under_way: set[asyncio.Task[None]] = set()
 
     async def size(self, channel: Channel, calls: int) -> Supply:
         """Fill in what only the session knows: workers, processes and interpreter.
@@ -105,6 +105,19 @@ class Staffing:
         channel.supply = Supply(self._cluster, spec, processes)
         return channel.supply
 
+    async def join(self, channel: Channel) -> None:
+        """Be ready to replace workers of a job that another client began.
+
+        They are of the kind that the job asks for, by this client's configuration.
+
+        Raises:
+            ConfigError: There is no such type.
+        """
+        spec = channel.request.spec
+        kinds = {name: await worker_processes(self._parts, name) for name in spec.instance_types}
+        series = f"{self._parts.entropy.hex(8)}-"
+        channel.supply = Supply(self._cluster, spec, kinds, series=series)
+
     async def inquire(self, supply: Supply) -> Rows | None:
         """Ask a master that is up for its workers, before it hears of the job.
 
@@ -118,7 +131,30 @@ class Staffing:
             master = await self._ascender.find()
             if master is None or master.state is not InstanceState.RUNNING:
                 return None
-        return await (await self._conversation.ascent()).door.ask_workers()
+        ascent = await self._conversation.ascent()
+        try:
+            answer = await ascent.door.ask_workers()
+        except errors.WireError:
+            return self._rows
+
+        async def rows() -> list[WorkerRow]:
+            with suppress(errors.WireError):
+                return await answer()
+            return await self._rows()
+
+        return rows
+
+    async def _rows(self) -> list[WorkerRow]:
+        """The master's workers; a conversation that breaks meanwhile is taken up again."""
+        for _ in range(RESUMES):
+            ascent = await self._conversation.ascent()
+            with suppress(errors.WireError):
+                return await ascent.door.list_workers()
+            await self._parts.clock.sleep(PAUSE)
+        raise errors.WireError(
+            "the master does not say which workers it has: it hung up time and again",
+            hint="its log is /tmp/dayfly/master-service.log on its VM: dayfly attach",
+        )
 
     def begin(self, channel: Channel, supply: Supply, rows: Rows | None, *, fresh: bool) -> None:
         """Find the workers of a new job, beside its submission.
@@ -131,20 +167,27 @@ class Staffing:
         """
         self._launch(channel, self._staff(channel, supply, rows, fresh=fresh))
 
-    async def replace(self, channel: Channel, count: int, reason: str) -> None:
+    async def replace(self, channel: Channel, count: int, reason: str, *, spared: int = 0) -> None:
         """The master wants more workers for a job."""
         if channel.supply is None:
             return
+        channel.supply.spared += spared
         if channel.launching:
             channel.owed = count  # what is on its way already may be enough
             return
         channel.emit(m.Notice(level="warning", text=reason, job=channel.id))
         if channel.supply.spec.mode is ExecMode.CONSUME:
             return  # nothing is launched beside the user's own VM; its agent comes back by itself
+        if not channel.supply.fits:
+            channel.emit(m.Notice(level="warning", text=_unfit(channel.supply), job=channel.id))
+            return
         self._launch(channel, channel.supply.launch(count, others=True))
 
-    async def dismiss(self, channel: Channel) -> None:
+    def dismiss(self, channel: Channel) -> None:
         """The workers of ``create`` mode go with their job."""
+        self._keep(self._dismiss(channel), f"dayfly end of {channel.id}")
+
+    async def _dismiss(self, channel: Channel) -> None:
         supply = channel.supply
         if supply is None or supply.spec.mode is not ExecMode.CREATE or not supply.launched:
             return
@@ -174,9 +217,12 @@ class Staffing:
 
     def _launch(self, channel: Channel, work: Coroutine[Any, Any, Supplied]) -> None:
         """Launch apart from the job: whatever becomes of it, a launch is never cut in two."""
-        task = self._host.spawn(self._adopt(channel, work), f"dayfly workers {channel.id}")
-        self.launches.add(task)
-        task.add_done_callback(self.launches.discard)
+        self._keep(self._adopt(channel, work), f"dayfly workers {channel.id}")
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._host.spawn(work, name)
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
 
     async def _adopt(self, channel: Channel, work: Coroutine[Any, Any, Supplied]) -> None:
         """Hand the master what was launched."""
@@ -199,7 +245,7 @@ class Staffing:
     async def _hand_over(self, channel: Channel, supplied: Supplied) -> None:
         spec, instances = channel.request.spec, supplied.instances
         if channel.ended and spec.mode is ExecMode.CREATE:
-            await self.dismiss(channel)
+            await self._dismiss(channel)
             return
         job = spec.id if spec.mode is ExecMode.CREATE else ""
         adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
@@ -209,7 +255,7 @@ class Staffing:
         if self._lookout.watch(channel, instances):
             self._host.spawn(self._look_out(), "dayfly lookout")
         for token in supplied.tokens:
-            await self._cluster.settled(token)
+            await self._cluster.launches.settled(token)
         await self._cluster.keep(instances)
 
     async def _look_out(self) -> None:
@@ -295,3 +341,11 @@ class Staffing:
     async def _ascend(self) -> None:
         with suppress(errors.DayflyError):  # whoever submits meets the same error, and tells
             await self._conversation.ascent()
+
+
+def _unfit(supply: Supply) -> str:
+    spec = supply.spec
+    return (
+        f"job {spec.id} waits for workers of the kind {spec.kind}, and this configuration would"
+        f" launch {kind_of(supply.processes)}: attach with worker_processes={spec.processes}"
+    )

@@ -50,7 +50,7 @@ def _alike(spec: JobSpec, rows: list[WorkerRow]) -> list[WorkerRow]:
         and row.mode == spec.mode.value
         and row.runtime == spec.runtime
         and row.kind == spec.kind
-        and row.phase not in {"lost", "leaving"}
+        and row.phase not in {"draining", "lost", "leaving"}
     ]
 
 
@@ -83,18 +83,32 @@ class Supply:
 
     Attributes:
         processes: Parallel processes, by instance type in order of preference.
+        series: Tells the launches of one client from those of another for the same job, whose
+            replay launches nothing new. The first one's has no name.
+        spared: Workers that went for no fault of the job, as when the cloud took them back.
     """
 
     cluster: Cluster
     spec: JobSpec
     processes: Mapping[str, int]
+    series: str = ""
     rounds: int = 0
     launched: list[str] = field(default_factory=list)
+    spared: int = 0
 
     @property
     def budget(self) -> int:
-        """Workers that may still be launched: each may be replaced twice on average."""
-        return max(0, 3 * self.spec.wanted - len(self.launched))
+        """Workers that may still be launched.
+
+        Each may be replaced twice on average, and three times more: that many go with a call that
+        takes machines down, before it is known.
+        """
+        return max(0, 3 * self.spec.wanted + 3 + self.spared - len(self.launched))
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is launched here is what the job asks for."""
+        return self.spec.mode is ExecMode.CONSUME or kind_of(self.processes) == self.spec.kind
 
     async def launch(self, count: int, *, others: bool) -> Supplied:
         """Launch ``count`` workers, or as many as can be had.
@@ -109,9 +123,9 @@ class Supply:
         count = min(count, self.budget)
         if count <= 0:
             return Supplied()
-        round_, self.rounds = self.rounds, self.rounds + 1
+        round_, self.rounds = f"{self.series}{self.rounds}", self.rounds + 1
         try:
-            token, launch = await self.cluster.launch_workers(
+            token, launch = await self.cluster.launches.workers(
                 self.spec, self.processes, count, round_
             )
         except CapacityError as error:
@@ -129,7 +143,7 @@ class Supply:
         """The workers that a client was about to launch when it was killed, up to ``most``."""
         if self.spec.mode is not ExecMode.REUSE or most <= 0:
             return Supplied()
-        made = await self.cluster.take_over(self.spec, most)
+        made = await self.cluster.launches.take_over(self.spec, most)
         return Supplied(
             instances=[instance for launch in made.values() for instance in launch.instances],
             tokens=list(made),

@@ -90,7 +90,10 @@ class Cloud(Protocol):
         was first said with another spec goes by the first one.
 
         Raises:
-            CapacityError: Fewer than ``minimum`` could be had; then none is left.
+            CapacityError: Fewer than ``minimum`` could be had; then none is left. Said again
+                after that it may answer with no instance at all.
+            CloudError: Of any other kind: it may have happened all the same, so say it again.
+            StorageError: It could not be written down before it was made.
         """
         ...
 

@@ -36,11 +36,14 @@ class App:
         for socket in list(self._sockets):
             await socket.close()
 
-    async def _door(self, request: web.Request) -> web.WebSocketResponse:
+    async def _door(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT, max_msg_size=MAX_FRAME, compress=False, timeout=2.0
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return web.Response(status=499)  # the caller is gone already, and hears nothing
         self._sockets[socket] = None
         try:
             await converse(self._hub, socket)

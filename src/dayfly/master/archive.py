@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import msgspec
 
@@ -28,35 +29,44 @@ log = logging.getLogger(__name__)
 
 #: Seconds after its end in which a job is not written: whoever awaits it hears of it first.
 PAUSE = 0.05
+#: Seconds before a job that storage refused is written again, each time; then as the last.
+AGAIN = (1.0, 5.0, 20.0, 60.0)
 #: Bytes of outcomes that the record itself may hold: one object per job is enough for most.
 FEW = 16 * 1024
 #: Bytes of outcomes per part, about.
 PART = 8 * 1024 * 1024
 
 
-async def archive(row: JobRow, journal: Journal, logbook: Logbook, storage: Storage) -> None:
+async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage: Storage) -> None:
     """Write a job that is over to storage.
+
+    Args:
+        record: The job, but for its outcomes.
+        journal: Where these are.
+        logbook: Where its logs are.
+        storage: Where to.
 
     Raises:
         StorageError: Storage refused; nothing is lost here, and it can be said again.
     """
     part, size, after = 0, 0, 0
     frames: list[bytes] = []
-    while page := journal.deliveries(row.id, after, 64):
+    job = record.id
+    while page := journal.deliveries(job, after, 64):
         after = page[-1][0]
         frames += [frame for _, frame in page]
         size += sum(len(frame) for _, frame in page)
         if size >= PART:
-            await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
+            await storage.put_object(keys.outcomes(job, part), m.ENCODER.encode(frames))
             part, size, frames = part + 1, 0, []
     if frames and (part or size > FEW):
-        await storage.put_object(keys.outcomes(row.id, part), m.ENCODER.encode(frames))
+        await storage.put_object(keys.outcomes(job, part), m.ENCODER.encode(frames))
         frames = []
-    if logbook.size(row.id):
-        lines = logbook.lines(row.id)
-        await storage.put_object(keys.logs(row.id), m.ENCODER.encode(lines))
-    record = JobRecord(**msgspec.structs.asdict(row), outcomes=frames)
-    await storage.put_object(keys.record(row.id), msgspec.json.encode(record))
+    if logbook.size(job):
+        lines = logbook.lines(job)
+        await storage.put_object(keys.logs(job), m.ENCODER.encode(lines))
+    record = msgspec.structs.replace(record, outcomes=frames)
+    await storage.put_object(keys.record(job), msgspec.json.encode(record))
 
 
 class Archivist:
@@ -66,7 +76,7 @@ class Archivist:
         journal: Where the outcomes are.
         logbook: Where the logs are.
         storage: Where to.
-        done: Called at the end of each, with the words of a failure or none.
+        done: Called when one is there, and when the first attempt has failed, with its words.
 
     Attributes:
         idle: Set while nothing is being written.
@@ -87,10 +97,10 @@ class Archivist:
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def begin(self, row: JobRow) -> None:
+    def begin(self, record: JobRecord) -> None:
         """Begin to write a job."""
         self.idle.clear()
-        task = asyncio.create_task(self._write(row), name=f"dayfly archive {row.id}")
+        task = asyncio.create_task(self._write(record), name=f"dayfly archive {record.id}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -101,15 +111,20 @@ class Archivist:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _write(self, row: JobRow) -> None:
-        failure = ""
+    async def _write(self, record: JobRecord) -> None:
         await asyncio.sleep(PAUSE)
-        try:
-            await archive(row, self._journal, self._logbook, self._storage)
-        except DayflyError as error:
-            failure = f"job {row.id} could not be written to storage: {error}"
-            log.warning("%s", failure)
-        self._done(row, failure)
+        for attempt, pause in enumerate(chain(AGAIN, repeat(AGAIN[-1]))):
+            try:
+                await archive(record, self._journal, self._logbook, self._storage)
+            except DayflyError as error:
+                failure = f"job {record.id} could not be written to storage yet: {error}"
+                log.warning("%s", failure)
+                if not attempt:
+                    self._done(record, failure)
+            else:
+                self._done(record, "")
+                return
+            await asyncio.sleep(pause)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -78,6 +78,16 @@ class Books:
         dossier = self._fresh[job] = self._dossiers[job]
         dossier.fresh += outcomes
 
+    def remember(self, action: e.Tried | e.Marked | e.Absolved) -> None:
+        """What has happened to calls that are to be run again."""
+        match action:
+            case e.Tried(job=name, index=index, tried=tried):
+                self.journal.tried(name, index, tried)
+            case e.Marked(job=name, loss=loss):
+                self.journal.lost(name, loss)
+            case e.Absolved(job=name, worker=worker, incarnation=incarnation):
+                self.journal.absolved(name, worker, incarnation)
+
     def close(self, action: e.JobClosed) -> None:
         """A job is over, after what was delivered so far."""
         self._closing.append(action)
@@ -143,6 +153,7 @@ class Books:
             error=action.error,
             reason=action.reason,
             cost=dossier.cost,
+            total=total,
         )
         self.journal.ended(ended, row, self._now())
         self.shelf.forget(job)
@@ -153,13 +164,17 @@ class Books:
     def _put_away(self, dossier: Dossier, row: JobRow) -> None:
         if dossier.archived:
             self.drop_if_done(row.id)
-        else:
-            self.archivist.begin(row)
+        elif dossier.ended is not None:
+            self.archivist.begin(dossier.record(row, dossier.ended))
 
     def _archived(self, row: JobRow, failure: str) -> None:
         if not failure:
             self.journal.archived(row.id)
-        if dossier := self._dossiers.get(row.id):
-            dossier.archived = True
-        self.drop_if_done(row.id)
+            if (dossier := self._dossiers.get(row.id)) is not None:
+                dossier.archived = True
+                if dossier.spec.detach:
+                    # Nobody need come for it here: storage holds it for whoever attaches.
+                    dossier.released = True
+                    self.journal.released(row.id)
+            self.drop_if_done(row.id)
         self._tell_archived(row, failure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dayfly.master import events as e
 from dayfly.master import sizing
 from dayfly.master.openjob import Job
@@ -26,30 +28,35 @@ class Dealer:
     def feed(self, pool: e.Pool, now: float, out: Actions) -> None:
         """Give what waits to workers with a free process; recall for those left without."""
         group = self._roster.group(pool)
-        while group.hungry:
+        # Not every worker may have every call that waits apart.
+        choosy = any(self._jobs[job].ledger.aside for job in group.jobs)
+        if choosy or group.kept:
+            self._see_to_suspects(group, now, out)
+        refused = 0
+        while group.hungry and refused < (len(group.hungry) if choosy else 1):
             name, worker = next(iter(group.hungry.items()))
-            if not self.top_up(worker, now, out):
-                break
-            if group.hungry.pop(name, None):
-                group.hungry[name] = worker  # It waits its turn for a second helping.
+            gave = self.top_up(worker, now, out)
+            refused = 0 if gave else refused + 1
+            if (gave or choosy) and name in group.hungry:
+                group.hungry[name] = group.hungry.pop(name)  # It waits its turn for more.
+        if choosy:
+            for worker in [worker for worker in group.hungry.values() if not worker.held]:
+                self._give_alone(worker, group, now, out)
         if group.hungry and group.queued and not self._waiting(group):
             self._recall(group, next(iter(group.hungry.values())), out)
 
     def top_up(self, worker: Worker, now: float, out: Actions) -> bool:
         """Give one worker its next spans; whether there were any."""
-        if not worker.ready:
+        if not worker.open:
             return False
         group = self._roster.group(worker.pool)
         best: Job | None = None
         best_room = 0
         in_hand = self._in_hand(worker)
-        for job_id in group.jobs:
-            job = self._jobs[job_id]
-            if not job.ledger.pending or (job.restored and group.returning):
-                continue
+        for job in self._dealt(group):
             if best is not None and job.load >= best.load:
                 continue
-            room = sizing.room(job.mean, worker.processes, in_hand)
+            room = self._room(worker, job, group, in_hand)
             if room > 0:
                 best, best_room = job, room
         if best is None:
@@ -57,17 +64,42 @@ class Dealer:
         self._lease(worker, best, best_room, group, now, out)
         return True
 
+    def _dealt(self, group: Group) -> Iterator[Job]:
+        """The jobs that have calls to be dealt."""
+        for job_id in group.jobs:
+            job = self._jobs[job_id]
+            if job.ledger.pending and not (job.restored and group.returning):
+                yield job
+
+    def _room(
+        self, worker: Worker, job: Job, group: Group, in_hand: list[tuple[int, float | None]]
+    ) -> int:
+        """How many calls of a job a worker may be given now."""
+        if job.ledger.aside:
+            if job.apart.careful():
+                return max(0, worker.processes - worker.held)
+            others = group.ready > 1
+            if not job.ledger.queued and not job.apart.again(worker.name, others=others):
+                return 0
+        return sizing.room(job.mean, worker.processes, in_hand)
+
     def _lease(
         self, worker: Worker, job: Job, room: int, group: Group, now: float, out: Actions
     ) -> None:
-        if job.started is None:
-            job.started = now
-            self.started = True
-            out.append(e.JobStarted(job=job.spec.id))
+        careful = False
+        if job.ledger.aside:
+            careful = job.apart.careful()
+            others = group.ready > 1
+            for index in job.apart.take(worker.number, worker.name, room, others=others):
+                self._hand(worker, job, index, now, out)
+                room -= 1
+        if careful or room <= 0 or not job.ledger.queued:
+            return
+        self._start(job, now, out)
         count = sizing.grant(
             job.mean,
             room,
-            job.ledger.pending,
+            job.ledger.queued,
             max(1, group.ready),
             worker.processes,
             job.spec.chunksize,
@@ -77,16 +109,55 @@ class Dealer:
         self.engage(worker, job, out)
         out.extend(e.Lease(worker=worker.name, job=job.spec.id, span=span) for span in spans)
 
+    def _hand(self, worker: Worker, job: Job, index: int, now: float, out: Actions) -> None:
+        """A worker has been given a call that waited apart."""
+        self._start(job, now, out)
+        self._roster.hold(worker, 1)
+        self.engage(worker, job, out)
+        span, attempt = m.Span(index, index + 1), job.apart.attempt(index)
+        out.append(e.Lease(worker=worker.name, job=job.spec.id, span=span, attempt=attempt))
+
+    def _start(self, job: Job, now: float, out: Actions) -> None:
+        if job.started is None:
+            job.started = now
+            self.started = True
+            out.append(e.JobStarted(job=job.spec.id))
+
+    # -- calls that are handed out alone --
+
+    def _see_to_suspects(self, group: Group, now: float, out: Actions) -> None:
+        """Keep a worker for suspects while any waits, whatever else waits too."""
+        for worker in list(group.kept.values()):
+            if not worker.held and not self._give_alone(worker, group, now, out):
+                self._roster.keep(worker, kept=False)
+        if not group.kept and any(job.apart.suspected() for job in self._dealt(group)):
+            choice = [worker for worker in group.workers.values() if worker.open]
+            if choice:
+                emptiest = min(choice, key=lambda worker: worker.held)
+                self._roster.keep(emptiest, kept=True)
+                if not emptiest.held:
+                    self._give_alone(emptiest, group, now, out)
+
+    def _give_alone(self, worker: Worker, group: Group, now: float, out: Actions) -> bool:
+        """Give a suspect to a worker that has nothing in hand; whether there was one."""
+        for job in self._dealt(group):
+            index = job.apart.take_alone(worker.number)
+            if index is not None:
+                self._hand(worker, job, index, now, out)
+                self._roster.keep(worker, kept=True)
+                worker.alone = (job.spec.id, index)
+                return True
+        return False
+
     def _in_hand(self, worker: Worker) -> list[tuple[int, float | None]]:
         jobs = (self._jobs[job_id] for job_id in worker.jobs)
         return [(job.ledger.held_by(worker.number), job.mean) for job in jobs]
 
     def _waiting(self, group: Group) -> bool:
-        jobs = (self._jobs[job_id] for job_id in group.jobs)
-        return any(job.ledger.pending and not (job.restored and group.returning) for job in jobs)
+        return any(job.ledger.queued for job in self._dealt(group))
 
     def _recall(self, group: Group, needy: Worker, out: Actions) -> None:
-        donors = [w for w in group.workers.values() if w.queued and not w.recalled]
+        donors = [w for w in group.workers.values() if w.ready and w.queued and not w.recalled]
         if not donors:
             return
         donor = max(donors, key=lambda worker: worker.queued)

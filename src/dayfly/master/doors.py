@@ -32,9 +32,9 @@ async def serve_client(hub: Hub, link: Link[m.FromClient]) -> None:
     except WireError as error:
         log.warning("client %s: %s", link.peer, error)
     finally:
-        hub.client_left(peer)
+        hub.client_left(peer, silent=link.silent)
         await _end(writer, link)
-        log.info("client %s has left", link.peer)
+        log.info("client %s has %s", link.peer, "gone silent" if link.silent else "left")
 
 
 async def serve_worker(hub: Hub, link: Link[m.FromWorker]) -> None:
@@ -46,6 +46,7 @@ async def serve_worker(hub: Hub, link: Link[m.FromWorker]) -> None:
         await link.aclose()
         log.warning("refused: %s", reason)
         return
+    hub.handle(e.WorkerAway(worker=peer.name))
     before = hub.peers.workers.get(peer.name)
     hub.peers.workers[peer.name] = peer
     writer = asyncio.create_task(peer.write(), name=f"dayfly to {peer.name}")
@@ -60,6 +61,7 @@ async def serve_worker(hub: Hub, link: Link[m.FromWorker]) -> None:
         if hub.peers.workers.get(peer.name) is peer:
             del hub.peers.workers[peer.name]
             hub.fleet.link_closed(peer.name)
+            hub.handle(e.WorkerAway(worker=peer.name))
         await _end(writer, link)
 
 
@@ -94,8 +96,11 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
                     incarnation=message.incarnation,
                     processes=message.processes,
                     holding=message.holding,
+                    attempts=message.attempts,
                 )
             )
+        case m.Draining():
+            hub.fleet.drain(peer.name, message.seconds, message.reason)
 
 
 def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
@@ -122,6 +127,8 @@ def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
             _release(hub, peer, message.job)
         case m.FollowLogs():
             _follow_logs(hub, peer, message)
+        case m.Describe():
+            _describe(hub, peer, message)
         case m.ListJobs():
             peer.say(m.Jobs(request=message.request, rows=hub.job_rows()))
         case m.ListWorkers():
@@ -172,7 +179,17 @@ def _follow(hub: Hub, peer: ClientPeer, message: m.Follow) -> None:
         peer.say(dropped(message.job))
         return
     peer.follow(message.job, message.after)
+    hub.peers.awake(peer, message.job)
     hub.attached(message.job)
+
+
+def _describe(hub: Hub, peer: ClientPeer, message: m.Describe) -> None:
+    dossier = hub.books.dossier(message.job)
+    if dossier is None:
+        peer.say(dropped(message.job, message.request))
+        return
+    total = next((row.total for row in hub.job_rows() if row.id == message.job), None)
+    peer.say(m.Described(request=message.request, spec=dossier.spec, total=total))
 
 
 def _release(hub: Hub, peer: ClientPeer, job: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dayfly.master.journal import KeptJob
-from dayfly.model import CallOutcome, JobRow, JobSpec, JobState
+from dayfly.model import CallOutcome, JobRecord, JobRow, JobSpec, JobState
 from dayfly.wire import messages as m
 
 
@@ -16,7 +18,7 @@ class Dossier:
         ended: The last word, once it is committed.
         row: Its row, once it is over.
         workers: Those that took part.
-        archived: Whether storage has it, or has refused it.
+        archived: Whether storage has it.
         released: Whether a client holds every outcome.
         cost: US dollars of its VMs when they were last counted; ``None`` where no price is
             known.
@@ -71,4 +73,14 @@ class Dossier:
             reason=reason,
             client=self.spec.client,
             cost=self.cost,
+        )
+
+    def record(self, row: JobRow, ended: m.JobEnded) -> JobRecord:
+        """What storage is to keep of it, but for its outcomes."""
+        return JobRecord(
+            **msgspec.structs.asdict(row),
+            after=ended.after,
+            error=ended.error,
+            single=self.spec.single,
+            return_exceptions=self.spec.return_exceptions,
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from dayfly.model import CallOutcome, ExecMode, JobSpec, JobState
+from dayfly.master.suspects import Loss
+from dayfly.model import CallOutcome, ExecMode, JobSpec, JobState, Try
 from dayfly.wire import messages as m
 from dayfly.wire.messages import Span
 
@@ -53,6 +54,9 @@ class JobRestored(Event, frozen=True):
         done: One bit of truth per call that has come: whether it has an outcome.
         failed: How many of those outcomes are failures.
         started: When its first call was handed out.
+        tries: The failed tries of its calls that are to be run again.
+        losses: The unexplained losses of its workers.
+        orphan: Whether every client had left it; else they may be asleep, or on their way back.
     """
 
     spec: JobSpec
@@ -61,6 +65,9 @@ class JobRestored(Event, frozen=True):
     done: bytearray
     failed: int
     started: float | None
+    tries: dict[int, list[Try]] = {}
+    losses: list[Loss] = []
+    orphan: bool = False
 
 
 class ItemsCame(Event, frozen=True):
@@ -79,10 +86,15 @@ class ItemsEnded(Event, frozen=True):
 
 
 class FollowersChanged(Event, frozen=True):
-    """How many clients are attached to a job now."""
+    """How many clients are attached to a job now.
+
+    Attributes:
+        silent: Whether one that was attached went silent: it may be asleep, and come back.
+    """
 
     job: str
     count: int
+    silent: bool = False
 
 
 class CancelAsked(Event, frozen=True):
@@ -108,19 +120,45 @@ class WorkerComing(Event, frozen=True):
 
 
 class WorkerReady(Event, frozen=True):
-    """A worker's standing request for work."""
+    """A worker's standing request for work.
+
+    Attributes:
+        holding: Calls in its hands.
+        attempts: Which attempt those are that had failed before.
+    """
 
     worker: str
     incarnation: str
     processes: int
     holding: dict[str, list[Span]]
+    attempts: dict[str, dict[int, int]] = {}
 
 
-class WorkerLost(Event, frozen=True):
-    """A worker is gone, or never came; why, with evidence."""
+class WorkerDraining(Event, frozen=True):
+    """The cloud takes a worker back: it finishes what it runs, and takes no more."""
 
     worker: str
     reason: str
+
+
+class WorkerAway(Event, frozen=True):
+    """A worker's connection has ended, or is new: nothing is handed out before it asks for it."""
+
+    worker: str
+
+
+class WorkerLost(Event, frozen=True):
+    """A worker is gone, or never came.
+
+    Attributes:
+        reason: Why, with evidence.
+        innocent: Whether it is known that none of its calls can have done it: its time was up,
+            or the cloud took it.
+    """
+
+    worker: str
+    reason: str
+    innocent: bool = False
 
 
 class OutcomesCame(Event, frozen=True):
@@ -165,11 +203,16 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(Action, frozen=True):
-    """Hand a span of calls to a worker."""
+    """Hand a span of calls to a worker.
+
+    Attributes:
+        attempt: How many times these calls have been run and have failed.
+    """
 
     worker: str
     job: str
     span: Span
+    attempt: int = 0
 
 
 class Tell(Action, frozen=True):
@@ -184,6 +227,35 @@ class Deliver(Action, frozen=True):
 
     job: str
     outcomes: list[CallOutcome]
+
+
+class Tried(Action, frozen=True):
+    """Keep a failed try of a call that is to be run again."""
+
+    job: str
+    index: int
+    tried: Try
+
+
+class Marked(Action, frozen=True):
+    """Keep that a worker was lost for no known reason with these calls in hand."""
+
+    job: str
+    loss: Loss
+
+
+class Absolved(Action, frozen=True):
+    """A worker that was thought lost is back: forget its loss."""
+
+    job: str
+    worker: str
+    incarnation: str
+
+
+class Drained(Action, frozen=True):
+    """A worker that drains has nothing more in hand."""
+
+    worker: str
 
 
 class JobStarted(Action, frozen=True):
@@ -220,8 +292,13 @@ class Disengage(Action, frozen=True):
 
 
 class NeedWorkers(Action, frozen=True):
-    """Ask the job's client to launch ``count`` more workers."""
+    """Ask the job's client to launch ``count`` more workers.
+
+    Attributes:
+        spared: See :class:`dayfly.wire.messages.WorkersNeeded`.
+    """
 
     job: str
     count: int
     reason: str
+    spared: int = 0

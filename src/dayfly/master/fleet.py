@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 CALL = 30.0
 #: Seconds that a worker whose connection broke may take to come back: its service restarts.
 COMEBACK = 5.0
+#: Seconds before the cloud takes a VM back at which it is powered off, whatever it runs.
+AHEAD = 2.0
 #: Seconds for a VM to power off when it is told to, and to be reached when it must be told.
 POWER_OFF = 10.0
 REACH_AGAIN = 30.0
@@ -45,8 +47,18 @@ class Listener(Protocol):
         """An instance is on its way."""
         ...
 
-    def worker_lost(self, worker: str, reason: str) -> None:
-        """A worker is gone, or never came."""
+    def worker_drains(self, worker: str, reason: str) -> None:
+        """A worker finishes what it runs and takes no more: the cloud takes it back."""
+        ...
+
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
+        """A worker is gone, or never came.
+
+        Args:
+            worker: Which.
+            reason: Why, with evidence.
+            innocent: Whether what ran on it cannot be the cause.
+        """
         ...
 
     def notice(
@@ -164,7 +176,9 @@ class Fleet:
         except Exception as error:  # a fault of ours must not leave a VM without a keeper
             log.exception("worker %s: its keeper failed", member.id)
             reason = f"the master's keeper of it failed: {error!r}"
-        await self._give_up(member, reason)
+            await self._give_up(member, reason, innocent=True)
+            return
+        await self._give_up(member, reason, innocent=member.drain is not None)
 
     async def _bring_up(self, member: Member) -> None:
         deadline = self._clock.monotonic() + self._start_timeout
@@ -200,13 +214,15 @@ class Fleet:
                     f" and it did not come back within {COMEBACK:g} s"
                 )
 
-    async def _give_up(self, member: Member, reason: str, *, over: bool = False) -> None:
+    async def _give_up(
+        self, member: Member, reason: str, *, innocent: bool, over: bool = False
+    ) -> None:
         silent = member.phase == "connecting"
         self._set_phase(member, "lost")
         if member.timers is not None:
             member.timers.cancel()
         log.warning("worker %s is lost: %s", member.id, reason)
-        self._listener.worker_lost(member.id, reason)
+        self._listener.worker_lost(member.id, reason, innocent=innocent)
         lost = "" if member.here else member.id
         self._listener.notice(
             "warning", f"worker lost: {reason}", member.pool, lost=lost, silent=silent
@@ -220,8 +236,10 @@ class Fleet:
         self._set_phase(member, "leaving")
         self._stop(member)
         log.info("worker %s goes: %s", member.id, why)
-        reason = f"it was dismantled by its {why} timer" if why in {"soft", "hard"} else why
-        self._listener.worker_lost(member.id, f"{member.instance.name} ({member.id}): {reason}")
+        words = {"spot": "the cloud takes it back"}
+        words |= {timer: f"it was dismantled by its {timer} timer" for timer in ("soft", "hard")}
+        reason = f"{member.instance.name} ({member.id}): {words.get(why, why)}"
+        self._listener.worker_lost(member.id, reason, innocent=True)
         await self._power_off(member, why)
         self._remove(member)
 
@@ -241,13 +259,13 @@ class Fleet:
             log.warning("worker %s is left to its own deadline: %s", member.id, error)
 
     def _remove(self, member: Member) -> None:
-        if self._members.get(member.id) is member:
-            del self._members[member.id]
-            if not member.here:
-                self._gone[member.id] = member.instance.launched_at
-                kept = msgspec.structs.replace(member.kept(gone=True), ended=self._clock.now())
-            self._listener.keep(kept)
-            self._listener.fleet_changed()
+        if member.here or self._members.get(member.id) is not member:
+            return  # the VM under our feet is not gone: its agent may come back at any time
+        del self._members[member.id]
+        self._gone[member.id] = member.instance.launched_at
+        kept = msgspec.structs.replace(member.kept(gone=True), ended=self._clock.now())
+        self._listener.keep(kept)
+        self._listener.fleet_changed()
 
     # -- what happens to it --
 
@@ -263,6 +281,7 @@ class Fleet:
             log.info("worker %s is back", worker)
             self._stop(member)
             member.ready = True
+            self._listener.keep(member.kept())
             self._begin(member, returning=False)
         member.say = say
         member.unlinked.clear()
@@ -284,14 +303,30 @@ class Fleet:
         if member is not None and not member.leaving:
             self._stop(member)
             member.life = self._spawn(
-                self._give_up(member, reason, over=True), f"dayfly end of {worker}"
+                self._give_up(member, reason, innocent=True, over=True), f"dayfly end of {worker}"
             )
+
+    def drain(self, worker: str, seconds: float, reason: str) -> None:
+        """The cloud takes a worker back in so many seconds."""
+        member = self._members.get(worker)
+        if member is None or member.leaving or member.here:
+            return  # a master that is its own worker goes with it
+        member.drain = Due(self._clock.monotonic() + max(0.0, seconds - AHEAD), "spot")
+        self._set_phase(member, "draining")
+        self._facts_changed(member)
+        name = f"{member.instance.name} ({member.id})"
+        self._listener.worker_drains(worker, f"{name} goes in {seconds:.0f} s: {reason}")
+
+    def drained(self, worker: str) -> None:
+        """A worker that drains has nothing more in hand."""
+        if (member := self._members.get(worker)) is not None and not member.leaving:
+            self._let_go(member, "spot")
 
     def asked_for_work(self, worker: str, *, spare: bool) -> None:
         """A worker's agent is ready; ``spare`` when no job is left that it could serve."""
         if (member := self._members.get(worker)) is not None and not member.leaving:
             member.ready = True
-            self._set_phase(member, "idle")
+            self._set_phase(member, "draining" if member.drain else "idle")
             if spare:
                 member.spare()
             self._facts_changed(member)
@@ -320,9 +355,11 @@ class Fleet:
         for member in list(self._members.values()):
             going = member.pool == pool and not member.here and member.policy.auto
             if going and not member.leaving:
-                self._stop(member)
-                retiring = self._retire(member, why)
-                member.timers = self._spawn(retiring, f"dayfly end of {member.id}")
+                self._let_go(member, why)
+
+    def _let_go(self, member: Member, why: str) -> None:
+        self._stop(member)
+        member.timers = self._spawn(self._retire(member, why), f"dayfly end of {member.id}")
 
     def own_due_changed(self) -> None:
         """The master's own deadline has moved."""

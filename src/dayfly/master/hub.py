@@ -177,6 +177,10 @@ class Hub:
                 log.info("job %s has started", action.job)
             case e.JobClosed():
                 self._close(action)
+            case e.Tried() | e.Marked() | e.Absolved():
+                self.books.remember(action)
+            case e.Drained():
+                self.fleet.drained(action.worker)
             case e.NeedWorkers():
                 self._ask_for_workers(action)
 
@@ -187,6 +191,7 @@ class Hub:
         self.books.close(action)
         self.fleet.job_over(action.job, pool)
         self.home.job_over(action.job)
+        self.peers.asleep.pop(action.job, None)
         if action.error == "CostLimitError" and not self._jobs_of(pool):
             self.fleet.dismiss(pool, "its job was cut by max_cost")
 
@@ -211,7 +216,9 @@ class Hub:
     def _ask_for_workers(self, action: e.NeedWorkers) -> None:
         log.warning("job %s needs %d more workers: %s", action.job, action.count, action.reason)
         if peer := self.peers.launcher(action.job):
-            needed = m.WorkersNeeded(job=action.job, count=action.count, reason=action.reason)
+            needed = m.WorkersNeeded(
+                job=action.job, count=action.count, reason=action.reason, spared=action.spared
+            )
             self.peers.say(peer, needed)
 
     async def _tick(self) -> None:
@@ -279,6 +286,7 @@ class Hub:
         self.books.journal.submit(submit)
         self.books.add(Dossier(submit))
         self.peers.submitters[spec.id] = peer
+        self.peers.awake(peer, spec.id)
         self.home.job_began(spec.id, spec.policy, self.clock.monotonic())
         self.till.opened(spec)
         self.handle(e.JobSubmitted(spec=spec))
@@ -287,12 +295,15 @@ class Hub:
 
     def attached(self, job: str) -> None:
         """Clients have begun or ceased to follow a job."""
-        self.handle(e.FollowersChanged(job=job, count=len(self.peers.followers(job))))
+        count, silent = len(self.peers.followers(job)), self.peers.is_awaited(job)
+        self.handle(e.FollowersChanged(job=job, count=count, silent=silent))
+        if (open_job := self._scheduler.job(job)) is not None:
+            self.books.journal.orphaned(job, orphan=open_job.orphan_since is not None)
         self._pacer.changed(job)
 
-    def client_left(self, peer: ClientPeer) -> None:
-        """A client's connection is over."""
-        self.peers.forget(peer)
+    def client_left(self, peer: ClientPeer, *, silent: bool) -> None:
+        """A client's connection is over; one that went silent may be asleep."""
+        self.peers.forget(peer, silent=silent)
         for job in list(peer.follows):
             self.attached(job)
             self.books.drop_if_done(job)
@@ -337,6 +348,7 @@ class Hub:
             waiting=waiting,
             cost=self.till.cost(job),
             hourly=self.till.hourly(job),
+            total=open_job.ledger.total,
         )
 
     def job_rows(self) -> list[JobRow]:
@@ -380,11 +392,15 @@ class Hub:
         """See :class:`dayfly.master.fleet.Listener`."""
         self.handle(e.WorkerComing(worker=worker, pool=pool, returning=returning, engaged=engaged))
 
-    def worker_lost(self, worker: str, reason: str) -> None:
+    def worker_drains(self, worker: str, reason: str) -> None:
+        """See :class:`dayfly.master.fleet.Listener`."""
+        self.handle(e.WorkerDraining(worker=worker, reason=reason))
+
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
         """See :class:`dayfly.master.fleet.Listener`."""
         # A job whose time is up with its worker's is not told that it lost a worker.
         self.handle(e.Tick())
-        self.handle(e.WorkerLost(worker=worker, reason=reason))
+        self.handle(e.WorkerLost(worker=worker, reason=reason, innocent=innocent))
 
     def notice(
         self, level: str, text: str, pool: e.Pool, *, lost: str = "", silent: bool = False

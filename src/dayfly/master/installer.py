@@ -53,6 +53,10 @@ class Installer(Protocol):
         ...
 
 
+#: Seconds until an installation whose connection broke is taken up again.
+AGAIN = 0.2
+
+
 class SshInstaller:
     """The form over SSH.
 
@@ -90,16 +94,24 @@ class SshInstaller:
         target = provision.target_of(
             instance, self._config.access, self._config.username, inside=True
         )
-        connection = await provision.reach(
-            self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
-        )
-        try:
-            reached()
-            package = await asyncio.to_thread(self._package)
-            config = self._worker_config(instance, policy)
-            await provision.install_worker(connection, config, package, login=self._login())
-        finally:
-            await connection.aclose()
+        while True:
+            connection = await provision.reach(
+                self._shell, target, deadline=deadline, clock=self._clock, entropy=self._entropy
+            )
+            try:
+                reached()
+                package = await asyncio.to_thread(self._package)
+                config = self._worker_config(instance, policy)
+                await provision.install_worker(connection, config, package, login=self._login())
+            except UnreachableError:
+                # The connection broke; what was begun is taken up again by the next one.
+                if self._clock.monotonic() >= deadline:
+                    raise
+                await self._clock.sleep(AGAIN)
+            else:
+                return
+            finally:
+                await connection.aclose()
 
     async def power_off(self, instance: Instance, *, deadline: float) -> None:  # noqa: D102
         target = provision.target_of(
@@ -131,5 +143,6 @@ class SshInstaller:
             runtime=instance.tags.get(Tag.RUNTIME, "") or config.runtime,
             storage=config.storage,
             policy=policy,
+            spot=instance.spot,
             log_level=config.log_level,
         )

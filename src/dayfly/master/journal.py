@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from dayfly import errors
-from dayfly.model import DismantlePolicy, Instance, JobRow, OutcomeKind
+from dayfly.master.suspects import Loss
+from dayfly.model import DismantlePolicy, Instance, JobRow, OutcomeKind, Try
 from dayfly.wire import messages as m
 
 #: Ended jobs that are remembered by their row.
@@ -44,6 +45,13 @@ CREATE TABLE IF NOT EXISTS deliveries (
     job TEXT NOT NULL, number INTEGER NOT NULL, frame BLOB NOT NULL,
     PRIMARY KEY (job, number)
 );
+CREATE TABLE IF NOT EXISTS tries (
+    job TEXT NOT NULL, call INTEGER NOT NULL, tried BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS losses (
+    job TEXT NOT NULL, worker TEXT NOT NULL, incarnation TEXT NOT NULL, loss BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS orphans (job TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS instances (id TEXT PRIMARY KEY, kept BLOB NOT NULL);
 """
 
@@ -79,7 +87,10 @@ class KeptJob(msgspec.Struct, kw_only=True):
         submit: ``None`` once the job was dropped; then only its row is left.
         last: Number of the last delivery.
         done: One byte per call that has come; not zero when it has an outcome. Only filled
-            in for a running job, as is ``chunks``.
+            in for a running job, as is all that follows, and ``chunks``.
+        tries: The failed tries of calls, the oldest first.
+        losses: The unexplained losses of its workers, the oldest first.
+        orphan: Whether every client had left it.
     """
 
     id: str
@@ -95,10 +106,15 @@ class KeptJob(msgspec.Struct, kw_only=True):
     chunks: list[m.Span] = []
     done: bytearray = msgspec.field(default_factory=bytearray)
     failed: int = 0
+    tries: dict[int, list[Try]] = {}
+    losses: list[Loss] = []
+    orphan: bool = False
 
 
 _KEPT = msgspec.msgpack.Decoder(KeptInstance)
 _ROW = msgspec.msgpack.Decoder(JobRow)
+_TRY = msgspec.msgpack.Decoder(Try)
+_LOSS = msgspec.msgpack.Decoder(Loss)
 _GOOD = (OutcomeKind.VALUE, OutcomeKind.STORED)
 
 
@@ -154,11 +170,38 @@ class Journal:
         """A delivery, as it goes to clients."""
         self._do("INSERT INTO deliveries VALUES (?, ?, ?)", (job, number, frame))
 
+    def tried(self, job: str, call: int, tried: Try) -> None:
+        """A call has failed, and is to be run again."""
+        self._do("INSERT INTO tries VALUES (?, ?, ?)", (job, call, m.ENCODER.encode(tried)))
+
+    def lost(self, job: str, loss: Loss) -> None:
+        """A worker was lost for no known reason, with calls of the job in hand."""
+        values = (job, loss.worker, loss.incarnation, m.ENCODER.encode(loss))
+        self._do("INSERT INTO losses VALUES (?, ?, ?, ?)", values)
+
+    def absolved(self, job: str, worker: str, incarnation: str) -> None:
+        """A worker that was thought lost is back."""
+        self._do(
+            "DELETE FROM losses WHERE job = ? AND worker = ? AND incarnation = ?",
+            (job, worker, incarnation),
+        )
+
+    def orphaned(self, job: str, *, orphan: bool) -> None:
+        """Whether every client has left a job."""
+        statement = "INSERT OR IGNORE INTO orphans VALUES (?)"
+        self._do(statement if orphan else "DELETE FROM orphans WHERE job = ?", (job,))
+
     def ended(self, ended: m.JobEnded, row: JobRow, at: float) -> None:
         """A job is over; its items are not needed any more."""
         values = (m.ENCODER.encode(row), m.ENCODER.encode(ended), at, ended.job)
         self._do("UPDATE jobs SET row = ?, ended = ?, finished = ? WHERE id = ?", values)
-        self._do("DELETE FROM chunks WHERE job = ?", (ended.job,))
+        for statement in (
+            "DELETE FROM chunks WHERE job = ?",
+            "DELETE FROM tries WHERE job = ?",
+            "DELETE FROM losses WHERE job = ?",
+            "DELETE FROM orphans WHERE job = ?",
+        ):
+            self._do(statement, (ended.job,))
 
     def archived(self, job: str) -> None:
         """A job that is over is in storage."""
@@ -259,6 +302,14 @@ class Journal:
         chunks = self._do("SELECT start, count FROM chunks WHERE job = ? ORDER BY start", (job.id,))
         job.chunks = [m.Span(start, start + count) for start, count in chunks]
         job.done = bytearray(job.chunks[-1].stop if job.chunks else 0)
+        tries = self._do("SELECT call, tried FROM tries WHERE job = ? ORDER BY rowid", (job.id,))
+        job.tries = {}
+        for call, tried in tries:
+            job.tries.setdefault(call, []).append(_TRY.decode(tried))
+        losses = self._do("SELECT loss FROM losses WHERE job = ? ORDER BY rowid", (job.id,))
+        job.losses = [_LOSS.decode(loss) for (loss,) in losses]
+        orphan = self._do("SELECT 1 FROM orphans WHERE job = ?", (job.id,)).fetchone()
+        job.orphan = orphan is not None
         while page := self.deliveries(job.id, job.last, 100):
             for job.last, frame in page:
                 delivery = msgspec.msgpack.decode(frame, type=m.Delivery)

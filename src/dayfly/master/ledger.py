@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dayfly.model import CallOutcome, OutcomeKind
 from dayfly.wire.messages import Span
 
-#: In place of a holder's number: the call waits, or has its outcome.
+#: In place of a holder's number: the call waits in the queue, has its outcome, or waits apart.
 FREE = 0
 DONE = -1
+ASIDE = -2
 
 _GOOD = (OutcomeKind.VALUE, OutcomeKind.STORED)
 
@@ -31,6 +32,7 @@ class Ledger:
         done: Calls that have an outcome.
         failed: Those whose outcome is no value.
         leased: Calls in the hands of workers.
+        aside: Calls that wait, but not in the queue: whoever set them aside hands them out.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class Ledger:
         self.done = 0
         self.failed = 0
         self.leased = 0
+        self.aside = 0
 
     @property
     def known(self) -> int:
@@ -56,6 +59,11 @@ class Ledger:
     def pending(self) -> int:
         """Calls that wait."""
         return len(self._holder) - self.done - self.leased
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait in the queue."""
+        return self.pending - self.aside
 
     @property
     def complete(self) -> bool:
@@ -71,12 +79,16 @@ class Ledger:
         return [holder for holder, count in self._counts.items() if count]
 
     def holder_of(self, index: int) -> int:
-        """A call's holder, :data:`FREE` or :data:`DONE`."""
+        """A call's holder, :data:`FREE`, :data:`ASIDE` or :data:`DONE`."""
         return self._holder[index] if 0 <= index < len(self._holder) else FREE
 
     def knows(self, index: int) -> bool:
         """Whether the call's item has come."""
         return 0 <= index < len(self._holder)
+
+    def waits(self, index: int) -> bool:
+        """Whether the call's item has come, and it is in nobody's hands and has no outcome."""
+        return self.knows(index) and self._holder[index] in (FREE, ASIDE)
 
     def extend(self, count: int) -> list[int]:
         """The next chunk of items has come; returns those that were cancelled before."""
@@ -116,20 +128,12 @@ class Ledger:
                 self._lease(holder, start, end)
         return taken
 
-    def claim(self, holder: int, span: Span) -> list[int]:
-        """A holder says that it has these calls; returns those that are not its own.
-
-        Calls that wait become its own.
-        """
-        refused: list[int] = []
-        for index in range(span.start, span.stop):
-            owner = self.holder_of(index) if self.knows(index) else DONE
-            if owner == FREE:
-                self._holder[index] = holder
-                self._lease(holder, index, index + 1)
-            elif owner != holder:
-                refused.append(index)
-        return refused
+    def claim(self, holder: int, span: Span) -> None:
+        """A holder says that it has these calls: those that wait become its own."""
+        for index in filter(self.waits, range(span.start, span.stop)):
+            self.aside -= self._holder[index] == ASIDE
+            self._holder[index] = holder
+            self._lease(holder, index, index + 1)
 
     def give_back(self, holder: int, spans: Iterable[Span]) -> int:
         """Calls in a holder's hands wait again, before all others; returns how many."""
@@ -142,8 +146,8 @@ class Ledger:
         self._drop(holder, freed)
         return freed
 
-    def give_back_all(self, holder: int, *, but: Iterable[Span] = ()) -> int:
-        """All calls in a holder's hands wait again, except for those that it still has."""
+    def in_hands(self, holder: int, *, but: Iterable[Span] = ()) -> list[Span]:
+        """Spans that cover all calls in a holder's hands, except for those that it still has."""
         kept = sorted(but)
         spans: list[Span] = []
         for start, stop in self._leases.get(holder, ()):
@@ -155,7 +159,34 @@ class Ledger:
                 start = span.stop
             if start < stop:
                 spans.append(Span(start, stop))
-        return self.give_back(holder, spans)
+        return spans
+
+    def set_aside(self, holder: int, spans: Iterable[Span]) -> list[Span]:
+        """Calls in a holder's hands wait apart from the queue; returns which, in order."""
+        runs: list[Span] = []
+        freed = 0
+        for span in sorted(spans):  # they may overlap: what is set aside is not found again
+            for start, stop in list(self._runs(holder, span.start, span.stop)):
+                self._holder[start:stop] = array("i", [ASIDE]) * (stop - start)
+                runs.append(Span(start, stop))
+                freed += stop - start
+        self.aside += freed
+        self._drop(holder, freed)
+        return runs
+
+    def shelve(self, index: int) -> bool:
+        """A call that waits in the queue waits apart from it; whether it did wait there."""
+        if not self.knows(index) or self._holder[index] != FREE:
+            return False
+        self._holder[index] = ASIDE
+        self.aside += 1
+        return True
+
+    def take_aside(self, holder: int, index: int) -> None:
+        """Lease a call that waits apart."""
+        self._holder[index] = holder
+        self.aside -= 1
+        self._lease(holder, index, index + 1)
 
     def settle(self, outcomes: list[CallOutcome]) -> tuple[list[CallOutcome], dict[int, list[int]]]:
         """Record outcomes; the first of each call counts.
@@ -175,7 +206,9 @@ class Ledger:
             fresh.append(outcome)
             if outcome.kind not in _GOOD:
                 self.failed += 1
-            if holder != FREE:
+            if holder == ASIDE:
+                self.aside -= 1
+            elif holder != FREE:
                 by_holder.setdefault(holder, []).append(index)
         self.done += len(fresh)
         for holder, indices in by_holder.items():

@@ -47,6 +47,7 @@ class Member:
         changed: Set when its deadline may have moved.
         ready: Whether its agent has ever asked for work.
         engaged: The jobs that are on it.
+        drain: When the cloud takes it back, once it has told so.
         life: What brings it up and watches over it.
         timers: What powers it off in time.
     """
@@ -69,6 +70,7 @@ class Member:
         self.unlinked = asyncio.Event()
         self.unlinked.set()
         self.changed = asyncio.Event()
+        self.drain: Due | None = None
         self.life: asyncio.Task[None] | None = None
         self.timers: asyncio.Task[None] | None = None
 
@@ -84,13 +86,15 @@ class Member:
 
     def due(self) -> Due | None:
         """When it must go."""
-        return deadline(
+        due = deadline(
             self.policy,
             launched=self.launched,
             started=self.started,
             completed=self.completed,
             busy=bool(self.engaged),
         )
+        known = [each for each in (due, self.drain) if each is not None]
+        return min(known, key=lambda each: each.at, default=None)
 
     def engage(self, job: str, policy: DismantlePolicy, started: float) -> None:
         """A job is on it from now on; the hard deadline is that of the job started last."""

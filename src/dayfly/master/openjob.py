@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dayfly.master import events as e
 from dayfly.master import sizing
+from dayfly.master.apart import Apart
 from dayfly.master.ledger import Ledger
 from dayfly.model import JobSpec
 
@@ -18,12 +19,16 @@ class Job:
         asked: Workers that its client has been asked for and that have not come.
         losses: What happened to each worker that it lost, in words.
         had_worker: Whether a worker was ever ready for it.
+        alone_since: Since when it has no worker, and a client that could launch some.
+        orphan_since: Since when every client has left it, so that it ends after a grace.
+        followers: Clients that are attached. Only they can launch.
     """
 
     def __init__(self, spec: JobSpec, now: float) -> None:
         self.spec = spec
         self.pool = e.pool_of(spec)
         self.ledger = Ledger()
+        self.apart = Apart(self.ledger)
         self.submitted = now
         self.started: float | None = None
         self.mean: float | None = None
@@ -31,13 +36,20 @@ class Job:
         self.asked = 0
         self.losses: list[str] = []
         self.had_worker = False
+        self.spared = 0
         self.alone_since: float | None = None
         self.orphan_since: float | None = None
+        self.followers = 1
 
     @property
     def load(self) -> float:
         """What it uses now, in processes: the job with least goes first."""
         return self.ledger.leased * sizing.cost(self.mean)
+
+    @property
+    def outlives_its_client(self) -> bool:
+        """Whether it runs to its end by itself: it was detached, and all of its items are here."""
+        return self.spec.detach and self.ledger.total is not None
 
     @property
     def due(self) -> float | None:

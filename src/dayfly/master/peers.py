@@ -26,11 +26,12 @@ PAGE = 16
 ANSWERS = 64
 
 
-def dropped(job: str) -> m.Refused:
+def dropped(job: str, request: int = 0) -> m.Refused:
     """The answer to whoever asks for a job that is not, or no more, in the journal."""
     return m.Refused(
         code="JobError",
         job=job,
+        request=request,
         reason=f"the master does not hold the outcomes of job {job}: it never heard of it,"
         " or they were fetched before; they may be in storage",
     )
@@ -232,14 +233,16 @@ class WorkerPeer(_Writer):
         message = self._records.shelf.assignment(lease.job, lease.span)
         if dossier is None or message is None:
             return  # the job was over before this was sent
-        if lease.job not in self._briefed:
+        if lease.job not in self._briefed or lease.attempt:
+            brief = None if lease.job in self._briefed else dossier.brief
             self._briefed.add(lease.job)
             message = m.Assign(
                 job=message.job,
                 span=message.span,
-                brief=dossier.brief,
+                brief=brief,
                 items=message.items,
                 key=message.key,
                 chunk_start=message.chunk_start,
+                attempt=lease.attempt,
             )
         await self.link.send(message)

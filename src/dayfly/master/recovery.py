@@ -50,6 +50,9 @@ def _recover_job(hub: Hub, kept: KeptJob) -> None:
             done=kept.done,
             failed=kept.failed,
             started=started,
+            tries=kept.tries,
+            losses=kept.losses,
+            orphan=kept.orphan,
         )
     )
     log.info("job %s goes on: %d of its outcomes are here", kept.id, sum(kept.done))

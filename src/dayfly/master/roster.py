@@ -17,6 +17,9 @@ class Worker:
         jobs: The jobs whose calls it may have in hand.
         engaged: The jobs that it has taken part in.
         recalled: Whether it has been asked to hand back, and has not answered.
+        draining: Whether the cloud takes it back: it is given nothing more.
+        kept: Whether it is kept free of other calls, for one that is handed out alone.
+        alone: That call, as its job and index, once it has it in hand.
     """
 
     def __init__(self, name: str, number: int, pool: Pool) -> None:
@@ -30,6 +33,19 @@ class Worker:
         self.jobs: dict[str, None] = {}
         self.engaged: dict[str, None] = {}
         self.recalled = False
+        self.draining = False
+        self.kept = False
+        self.alone: tuple[str, int] | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is up, and stays."""
+        return self.ready and not self.draining
+
+    @property
+    def open(self) -> bool:
+        """Whether it may be given calls in company."""
+        return self.serves and not self.kept
 
     @property
     def queued(self) -> int:
@@ -41,9 +57,10 @@ class Group:
     """The workers and the open jobs of one pool.
 
     Attributes:
-        hungry: Ready workers with a free process, the one that waits longest first.
+        hungry: Open workers with a free process, the one that waits longest first.
+        kept: Workers that are kept for calls that are handed out alone.
         queued: The sum over workers of their queued calls.
-        ready: How many workers are.
+        ready: How many workers serve.
         returning: Workers that may hold calls from before the master restarted, and until
             when they may say so.
     """
@@ -52,6 +69,7 @@ class Group:
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, None] = {}
         self.hungry: dict[str, Worker] = {}
+        self.kept: dict[str, Worker] = {}
         self.queued = 0
         self.ready = 0
         self.returning: dict[str, float] = {}
@@ -65,6 +83,7 @@ class Roster:
         self._by_number: dict[int, Worker] = {}
         self._groups: dict[Pool, Group] = {}
         self._last_number = 0
+        self._leaving: dict[str, Worker] = {}
 
     def get(self, name: str) -> Worker | None:
         """A worker by name."""
@@ -110,8 +129,10 @@ class Roster:
         del self._by_name[worker.name], self._by_number[worker.number]
         del group.workers[worker.name]
         group.hungry.pop(worker.name, None)
+        group.kept.pop(worker.name, None)
+        self._leaving.pop(worker.name, None)
         group.returning.pop(worker.name, None)
-        group.ready -= worker.ready
+        group.ready -= worker.serves
         self._forget_empty(worker.pool)
 
     def _forget_empty(self, pool: Pool) -> None:
@@ -122,14 +143,22 @@ class Roster:
     def set_ready(self, worker: Worker, incarnation: str, processes: int) -> None:
         """A worker has asked for work."""
         group = self.group(worker.pool)
-        group.ready += not worker.ready
+        group.ready -= worker.serves
         group.queued -= worker.queued
         worker.ready = True
+        group.ready += worker.serves
         worker.incarnation = incarnation
         worker.processes = max(1, processes)
         worker.recalled = False
         group.returning.pop(worker.name, None)
         group.queued += worker.queued
+        self.hold(worker, 0)
+
+    def set_away(self, worker: Worker) -> None:
+        """A worker cannot be talked to; what it has in hand it keeps."""
+        group = self.group(worker.pool)
+        group.ready -= worker.serves
+        worker.ready = False
         self.hold(worker, 0)
 
     def hold(self, worker: Worker, more: int) -> None:
@@ -140,7 +169,34 @@ class Roster:
         group.queued += worker.queued
         if worker.held <= worker.processes:
             worker.recalled = False
-        if not worker.ready or worker.held >= worker.processes:
+        if not worker.open or worker.held >= worker.processes:
             group.hungry.pop(worker.name, None)
         elif worker.name not in group.hungry:
             group.hungry[worker.name] = worker
+
+    def drain(self, worker: Worker) -> None:
+        """A worker takes no more."""
+        group = self.group(worker.pool)
+        group.ready -= worker.serves
+        worker.draining = True
+        self._leaving[worker.name] = worker
+        self.keep(worker, kept=False)
+
+    def drained(self) -> list[Worker]:
+        """Workers that drain and have said what they hold, which is nothing; told once."""
+        if not self._leaving:
+            return []
+        found = [worker for worker in self._leaving.values() if worker.ready and not worker.held]
+        for worker in found:
+            del self._leaving[worker.name]
+        return found
+
+    def keep(self, worker: Worker, *, kept: bool) -> None:
+        """A worker is kept for a call that is handed out alone, or not any more."""
+        group = self.group(worker.pool)
+        worker.kept, worker.alone = kept, None
+        if kept:
+            group.kept[worker.name] = worker
+        else:
+            group.kept.pop(worker.name, None)
+        self.hold(worker, 0)

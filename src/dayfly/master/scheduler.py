@@ -11,8 +11,9 @@ from dayfly.cost import dollars
 from dayfly.master import events as e
 from dayfly.master import sizing
 from dayfly.master.dealer import Dealer
+from dayfly.master.hands import Hands
 from dayfly.master.openjob import Job
-from dayfly.master.roster import Roster, Worker
+from dayfly.master.roster import Roster
 from dayfly.model import CallOutcome, JobState, OutcomeKind
 from dayfly.wire import messages as m
 
@@ -45,6 +46,7 @@ class Scheduler:
         self._jobs: dict[str, Job] = {}
         self._roster = Roster()
         self._dealer = Dealer(self._jobs, self._roster)
+        self._hands = Hands(self._jobs, self._roster, self._dealer)
         self._rewake = False
         self.wake: float | None = None
 
@@ -110,6 +112,11 @@ class Scheduler:
                 self._coming(event, now)
             case e.WorkerReady():
                 self._ready(event, now, out)
+            case e.WorkerDraining():
+                self._draining(event, now, out)
+            case e.WorkerAway():
+                if worker := self._roster.get(event.worker):
+                    self._roster.set_away(worker)
             case e.WorkerLost():
                 self._lost(event, now, out)
             case e.Tick():
@@ -117,9 +124,11 @@ class Scheduler:
             case e.CostReached():
                 if job := self._jobs.get(event.job):
                     self._stop_paying(job, event, out)
+                    self._dealer.feed(job.pool, now, out)
             case e.MasterLeaving():
                 for job in list(self._jobs.values()):
                     self._cut(job, out)
+        out.extend(e.Drained(worker=worker.name) for worker in self._roster.drained())
         if self._rewake or self._dealer.started:
             self._rewake = self._dealer.started = False
             self.wake = min(self._moments(), default=None)
@@ -144,9 +153,11 @@ class Scheduler:
         job.ledger.mark(event.done)
         job.ledger.failed = event.failed
         job.ledger.total = event.total
+        job.apart.restore(event.tries, event.losses)
         job.started = event.started
         job.restored = True
-        job.orphan_since = now
+        job.followers = 0
+        job.orphan_since = now if event.orphan else None
         self._open(job)
 
     def _items(self, event: e.ItemsCame, now: float, out: Actions) -> None:
@@ -162,14 +173,20 @@ class Scheduler:
         if job is None:
             return
         self._rewake = True
+        before, job.followers = job.followers, event.count
         if not event.count:
-            job.orphan_since = now
+            # One that went silent may wake up and come back, so only the timers bound the job.
+            goes_on = event.silent or job.outlives_its_client
+            job.orphan_since = None if goes_on else now
             return
-        if job.orphan_since is not None and job.losses:
+        job.orphan_since = None
+        if not before and job.alone_since is not None:
+            job.alone_since = now  # until now nobody could have launched
+        came, left = not before, event.count < before
+        if (came or left) and (job.losses or job.alone_since is not None):
             # Whoever was asked for workers before may be gone with the asking.
             job.asked = 0
-            self._ask_for_workers(job, job.losses[-1], out)
-        job.orphan_since = None
+            self._ask_for_workers(job, (job.losses or ["no worker of its kind is up"])[-1], out)
 
     def _cancel(self, event: e.CancelAsked, now: float, out: Actions) -> None:
         job = self._jobs.get(event.job)
@@ -190,19 +207,7 @@ class Scheduler:
                 outcomes.append(CallOutcome(index, OutcomeKind.CANCELLED, text))
             else:
                 job.ledger.cancel_early(index)
-        fresh, by_holder = job.ledger.settle(outcomes)
-        if fresh:
-            out.append(e.Deliver(job=job.spec.id, outcomes=fresh))
-        self._release(job, by_holder, out)
-
-    def _release(self, job: Job, by_holder: dict[int, list[int]], out: Actions) -> None:
-        """Calls that have an outcome from elsewhere leave the hands that they are in."""
-        for number, taken in by_holder.items():
-            worker = self._roster.number(number)
-            if worker is not None:
-                self._roster.hold(worker, -len(taken))
-                revoke = m.Revoke(job=job.spec.id, indices=taken)
-                out.append(e.Tell(worker=worker.name, message=revoke))
+        self._hands.settle(job, outcomes, out)
 
     def _close_if_complete(self, job: Job, out: Actions) -> None:
         if job.ledger.complete:
@@ -257,43 +262,33 @@ class Scheduler:
         worker = self._roster.get(event.worker)
         if worker is None:
             return
-        same = worker.incarnation == event.incarnation
-        for job_id in list(worker.jobs):
-            kept = event.holding.get(job_id, []) if same else []
-            back = self._jobs[job_id].ledger.give_back_all(worker.number, but=kept)
-            self._roster.hold(worker, -back)
-        self._roster.set_ready(worker, event.incarnation, event.processes)
-        for job_id, spans in event.holding.items():
-            self._claim(worker, job_id, spans, out)
+        self._hands.ready(worker, event, out)
         for job_id in self._roster.group(worker.pool).jobs:
             self._jobs[job_id].had_worker = True
+        for job_id in list(worker.jobs):
+            self._close_if_complete(self._jobs[job_id], out)
         self._rewake = True
         self._dealer.feed(worker.pool, now, out)
         self._dealer.top_up(worker, now, out)
 
-    def _claim(self, worker: Worker, job_id: str, spans: list[m.Span], out: Actions) -> None:
-        job = self._jobs.get(job_id)
-        if job is None:
-            out.append(e.Tell(worker=worker.name, message=m.Revoke(job=job_id)))
-            out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
+    def _draining(self, event: e.WorkerDraining, now: float, out: Actions) -> None:
+        worker = self._roster.get(event.worker)
+        if worker is None or worker.draining:
             return
-        before = job.ledger.held_by(worker.number)
-        refused = [index for span in spans for index in job.ledger.claim(worker.number, span)]
-        more = job.ledger.held_by(worker.number) - before
-        self._roster.hold(worker, more)
-        if job.ledger.held_by(worker.number):
-            self._dealer.engage(worker, job, out)
-        if refused:
-            revoke = m.Revoke(job=job_id, indices=refused)
-            out.append(e.Tell(worker=worker.name, message=revoke))
+        self._roster.drain(worker)
+        for job_id in self._roster.group(worker.pool).jobs:
+            job = self._jobs[job_id]
+            job.spared += 1
+            self._ask_for_workers(job, event.reason, out)
+        self._dealer.feed(worker.pool, now, out)
 
     def _lost(self, event: e.WorkerLost, now: float, out: Actions) -> None:
         worker = self._roster.get(event.worker)
         if worker is None:
             return
-        for job_id in worker.jobs:
-            back = self._jobs[job_id].ledger.give_back_all(worker.number)
-            self._roster.hold(worker, -back)
+        self._hands.lost(worker, event, out)
+        for job_id in list(worker.jobs):
+            self._close_if_complete(self._jobs[job_id], out)
         group = self._roster.group(worker.pool)
         self._roster.remove(worker)
         self._rewake = True
@@ -304,7 +299,8 @@ class Scheduler:
                 self._ask_for_workers(job, event.reason, out)
                 continue
             job.alone_since = now
-            if not job.had_worker and len(job.losses) >= ROUNDS * max(1, job.spec.wanted):
+            given_up = len(job.losses) >= ROUNDS * max(1, job.spec.wanted)
+            if not job.had_worker and given_up and job.followers:
                 self._fail_alone(job, "no worker could be had", out)
             else:
                 self._ask_for_workers(job, event.reason, out)
@@ -316,10 +312,12 @@ class Scheduler:
         if ledger.total is not None:
             processes = max(1, job.spec.processes)
             usable = min(usable, -(-(ledger.total - ledger.done) // processes))
-        count = usable - len(group.workers) - job.asked
+        staying = sum(not worker.draining for worker in group.workers.values())
+        count = usable - staying - job.asked
         if count > 0:
             job.asked += count
-            out.append(e.NeedWorkers(job=job.spec.id, count=count, reason=reason))
+            spared, job.spared = job.spared, 0
+            out.append(e.NeedWorkers(job=job.spec.id, count=count, reason=reason, spared=spared))
 
     def _fail_alone(self, job: Job, what: str, out: Actions) -> None:
         words = [f"{what} for job {job.spec.id}"]
@@ -333,16 +331,12 @@ class Scheduler:
         job, worker = self._jobs.get(event.job), self._roster.get(event.worker)
         if job is None:
             return
-        fresh, by_holder = job.ledger.settle(event.outcomes)
-        if not fresh:
+        fresh, again = self._hands.heard(job, worker, event.outcomes, out)
+        if not fresh and not again:
             return
         timed = [o.ended - o.started for o in fresh if o.started]
         if timed:
             job.mean = sizing.mean_after(job.mean, max(0.0, sum(timed)), len(timed))
-        if worker is not None and (own := by_holder.pop(worker.number, None)):
-            self._roster.hold(worker, -len(own))
-        out.append(e.Deliver(job=event.job, outcomes=fresh))
-        self._release(job, by_holder, out)
         self._close_if_complete(job, out)
         if worker is not None:
             self._dealer.top_up(worker, now, out)
@@ -354,7 +348,7 @@ class Scheduler:
             return
         worker.recalled = False
         if job is not None:
-            self._roster.hold(worker, -job.ledger.give_back(worker.number, event.spans))
+            self._hands.handed_back(worker, job, event.spans)
         self._dealer.feed(worker.pool, now, out)
 
     # -- time --
@@ -366,7 +360,7 @@ class Scheduler:
                 moments.append(due)
             if job.orphan_since is not None:
                 moments.append(job.orphan_since + self._client_grace)
-            if job.alone_since is not None:
+            if job.alone_since is not None and job.followers:
                 moments.append(job.alone_since + self._start_timeout)
                 if not job.losses and not job.asked:
                     moments.append(job.alone_since + PATIENCE)
@@ -382,7 +376,9 @@ class Scheduler:
             self._dealer.feed(job.pool, now, out)
 
     def _check(self, job: Job, now: float, out: Actions) -> None:
-        alone, orphan = job.alone_since, job.orphan_since
+        # Only a client can launch: while none is attached, a job waits for one, or for a worker to
+        # come back, until its timers end it.
+        alone, orphan = job.alone_since if job.followers else None, job.orphan_since
         if (due := job.due) is not None and now >= due:
             self._cut(job, out)
         elif orphan is not None and now >= orphan + self._client_grace:

@@ -49,7 +49,7 @@ async def serve(
     Raises:
         DayflyError: The journal broke.
     """
-    launched = max(config.instance.launched_at, vm.first_start())
+    launched = max(config.instance.launched_at, vm.armed())
     hub = Hub(
         config,
         launched=clock.monotonic() - max(0.0, clock.now() - launched),

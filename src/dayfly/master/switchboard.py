@@ -18,6 +18,7 @@ class Switchboard:
         clients: In the order in which they came.
         workers: By their instance's id.
         submitters: By job, the client that submitted it, while that is connected.
+        asleep: By job, the names of clients that followed it and went silent.
     """
 
     def __init__(self, soon: Callable[[], None]) -> None:
@@ -25,6 +26,7 @@ class Switchboard:
         self.clients: dict[ClientPeer, None] = {}
         self.workers: dict[str, WorkerPeer] = {}
         self.submitters: dict[str, ClientPeer] = {}
+        self.asleep: dict[str, set[str]] = {}
         self._waiting: dict[ClientPeer | WorkerPeer, None] = {}
         self._kept: dict[WorkerPeer, int] = {}
 
@@ -36,9 +38,20 @@ class Switchboard:
         """The client to ask for a job's workers."""
         return self.submitters.get(job) or next(iter(self.followers(job)), None)
 
-    def forget(self, peer: ClientPeer) -> None:
-        """A client is gone."""
+    def is_awaited(self, job: str) -> bool:
+        """Whether a client that followed a job may be asleep."""
+        return bool(self.asleep.get(job))
+
+    def awake(self, peer: ClientPeer, job: str) -> None:
+        """A client follows a job, perhaps again."""
+        self.asleep.get(job, set()).discard(peer.link.peer)
+
+    def forget(self, peer: ClientPeer, *, silent: bool) -> None:
+        """A client is gone, or asleep."""
         self.clients.pop(peer, None)
+        if silent:
+            for job in peer.follows:
+                self.asleep.setdefault(job, set()).add(peer.link.peer)
         for job in [job for job, submitter in self.submitters.items() if submitter is peer]:
             del self.submitters[job]
 

@@ -200,21 +200,25 @@ async def _handshake(
 ) -> asyncssh.SSHClientConnection:
     async with _tcp(target) as channel:
         progress.connected = True
-        return await asyncssh.connect(
-            sock=channel,
-            username=target.username,
-            client_keys=[key],
-            known_hosts=known,
-            host_key_alias=target.alias,
-            config=None,
-            agent_path=None,
-            preferred_auth="publickey",
-            encryption_algs=_CIPHERS,
-            compression_algs=["none"],
-            keepalive_interval=_KEEPALIVE,
-            keepalive_count_max=_KEEPALIVE_COUNT,
-            login_timeout=0,  # the whole attempt has a deadline
-        )
+        try:
+            return await asyncssh.connect(
+                sock=channel,
+                username=target.username,
+                client_keys=[key],
+                known_hosts=known,
+                host_key_alias=target.alias,
+                config=None,
+                agent_path=None,
+                preferred_auth="publickey",
+                encryption_algs=_CIPHERS,
+                compression_algs=["none"],
+                keepalive_interval=_KEEPALIVE,
+                keepalive_count_max=_KEEPALIVE_COUNT,
+                login_timeout=0,  # the whole attempt has a deadline
+            )
+        except TypeError as error:
+            # asyncssh unpacks the peer's name, and one that is gone by then has none.
+            raise ConnectionResetError("the VM hung up at once") from error
 
 
 @contextlib.asynccontextmanager

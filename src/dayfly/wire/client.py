@@ -16,7 +16,7 @@ from dayfly.wire.link import Dial, Link, dial
 #: Seconds to wait for a reply: the master answers from memory.
 REPLY = 20.0
 
-Question: TypeAlias = m.ListJobs | m.ListWorkers | m.ReadLogs
+Question: TypeAlias = m.Describe | m.ListJobs | m.ListWorkers | m.ReadLogs
 
 
 class MasterDoor:
@@ -97,6 +97,16 @@ class MasterDoor:
             return answer.rows
 
         return rows
+
+    async def describe(self, job: str) -> m.Described:
+        """A job whose outcomes the master holds, or will hold.
+
+        Raises:
+            JobError: It holds none of such a job.
+        """
+        reply = await self._ask(m.Describe(request=next(self._numbers), job=job))
+        assert isinstance(reply, m.Described)  # noqa: S101  # narrowed for the type checker
+        return reply
 
     async def read_logs(self, job: str) -> list[LogLine]:
         """Every line that the job has printed so far."""

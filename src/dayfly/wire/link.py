@@ -59,6 +59,10 @@ class Socket(Protocol):
         """Close it."""
         ...
 
+    def exception(self) -> BaseException | None:
+        """What it broke of; ``None`` while it is open, or when the peer closed it."""
+        ...
+
 
 class Link(Generic[In]):
     """An open conversation: iterate over it to receive, until the peer is gone.
@@ -66,6 +70,9 @@ class Link(Generic[In]):
     Attributes:
         peer: The name that the other side gave.
         welcome: What the master said of itself; only where this end is the caller.
+        silent: Whether it ended because nothing more was heard: the peer, or the network between,
+            may be asleep. A peer that ended, was killed or hung up is not silent: its kernel says
+            so.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Link(Generic[In]):
         self._close = close
         self.peer = peer
         self.welcome = welcome
+        self.silent = False
 
     async def send(self, message: m.Message) -> None:
         """Send one message; waits while the peer reads more slowly than we write.
@@ -107,6 +115,9 @@ class Link(Generic[In]):
             except (ConnectionError, RuntimeError):
                 return
             if frame.type is not aiohttp.WSMsgType.BINARY:
+                # A pong that is not back in time, and what the kernel sent in vain (ETIMEDOUT),
+                # are both a TimeoutError.
+                self.silent = isinstance(self._socket.exception(), TimeoutError)
                 return
             try:
                 message = self._decoder.decode(frame.data)

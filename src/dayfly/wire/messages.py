@@ -20,31 +20,29 @@ from dayfly.model import (
     LogLine,
     WorkerRow,
 )
+from dayfly.wire.frame import Message as Message
+from dayfly.wire.frame import Payload as Payload
+from dayfly.wire.frame import Span as Span
+from dayfly.wire.leases import Acknowledge as Acknowledge
+from dayfly.wire.leases import Assign as Assign
+from dayfly.wire.leases import Done as Done
+from dayfly.wire.leases import Draining as Draining
+from dayfly.wire.leases import Forget as Forget
+from dayfly.wire.leases import HandBack as HandBack
+from dayfly.wire.leases import JobBrief as JobBrief
+from dayfly.wire.leases import PowerOff as PowerOff
+from dayfly.wire.leases import Printed as Printed
+from dayfly.wire.leases import Ready as Ready
+from dayfly.wire.leases import Recall as Recall
+from dayfly.wire.leases import Revoke as Revoke
+from dayfly.wire.leases import SetDeadline as SetDeadline
 
 #: Raised by one whenever a message changes its meaning or its shape.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: Functions, chunks of items and outcomes up to this many bytes travel inline; larger ones
 #: go through storage.
 INLINE_LIMIT = 64 * 1024
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
-    """Anything that is said."""
-
-
-class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Bytes, inline or by their key in storage."""
-
-    data: bytes = b""
-    key: str = ""
-
-
-class Span(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """The calls from ``start`` up to, not including, ``stop``."""
-
-    start: int
-    stop: int
 
 
 # -- the handshake: either side proves that it holds the secret, and neither says it --
@@ -116,7 +114,7 @@ class Items(Message, frozen=True):
     job: str
     start: int
     count: int
-    data: list[bytes] = []
+    data: list[bytes] = msgspec.field(default_factory=list)
     key: str = ""
 
 
@@ -185,6 +183,13 @@ class ListWorkers(Message, frozen=True):
     request: int
 
 
+class Describe(Message, frozen=True):
+    """Answered by :class:`Described`, or refused where the job's outcomes are not held."""
+
+    request: int
+    job: str
+
+
 class ReadLogs(Message, frozen=True):
     """Answered by :class:`Logs` with the same ``request``."""
 
@@ -220,6 +225,7 @@ class JobStatus(Message, frozen=True):
         waiting: What is being waited for, in words; empty while calls run.
         cost: US dollars of its VMs so far; ``None`` where no price is known.
         hourly: By how many dollars per hour that grows now.
+        total: Calls in all; ``None`` while the items are still being read.
     """
 
     job: str
@@ -230,6 +236,7 @@ class JobStatus(Message, frozen=True):
     waiting: str = ""
     cost: float | None = None
     hourly: float = 0.0
+    total: int | None = None
 
 
 class JobEnded(Message, frozen=True):
@@ -239,6 +246,7 @@ class JobEnded(Message, frozen=True):
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
         after: The number of the last delivery; whoever has fewer follows again.
         cost: US dollars of its VMs; ``None`` where no price is known.
+        total: Calls in all; ``None`` when its items had not all come.
     """
 
     job: str
@@ -247,14 +255,21 @@ class JobEnded(Message, frozen=True):
     error: str = ""
     reason: str = ""
     cost: float | None = None
+    total: int | None = None
 
 
 class WorkersNeeded(Message, frozen=True):
-    """Workers of this job are lost and calls remain: only the client may launch."""
+    """Workers of this job are lost and calls remain: only the client may launch.
+
+    Attributes:
+        spared: Workers that went for no fault of the job's other calls since this was said last:
+            they do not count against what may be launched for it.
+    """
 
     job: str
     count: int
     reason: str
+    spared: int = 0
 
 
 class Notice(Message, frozen=True):
@@ -272,6 +287,18 @@ class Notice(Message, frozen=True):
     silent: bool = False
 
 
+class Described(Message, frozen=True):
+    """Answer to :class:`Describe`.
+
+    Attributes:
+        total: Calls in all; ``None`` while the items are still being read.
+    """
+
+    request: int
+    spec: JobSpec
+    total: int | None = None
+
+
 class Jobs(Message, frozen=True):
     """Answer to :class:`ListJobs`."""
 
@@ -286,113 +313,6 @@ class Workers(Message, frozen=True):
     rows: list[WorkerRow]
 
 
-# -- worker to master --
-
-
-class Ready(Message, frozen=True):
-    """The standing request for work.
-
-    Attributes:
-        incarnation: Drawn anew whenever the agent starts; leases of an older one are lost.
-        holding: Calls still in hand, by job, after a broken connection.
-    """
-
-    incarnation: str
-    processes: int
-    holding: dict[str, list[Span]] = {}
-
-
-class Done(Message, frozen=True):
-    """Outcomes, kept by the worker until :class:`Acknowledge` names their serial number."""
-
-    serial: int
-    job: str
-    outcomes: list[CallOutcome]
-
-
-class Printed(Message, frozen=True):
-    """Function logs."""
-
-    lines: list[LogLine]
-
-
-class HandBack(Message, frozen=True):
-    """Calls that were not started and will not be."""
-
-    job: str
-    spans: list[Span]
-
-
-# -- master to worker --
-
-
-class JobBrief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker must know of a job."""
-
-    id: str
-    function: Payload
-    modules: str = ""
-    timeout: float | None = None
-    environment: dict[str, str] = {}
-    reserved: list[str] = []
-
-
-class Assign(Message, frozen=True):
-    """Calls under a lease: a span within one chunk of items.
-
-    Attributes:
-        brief: With the first span of a job on this connection.
-        items: The span's pickled items, when they travel inline.
-        key: Else the chunk's key in storage,
-        chunk_start: and the index of the chunk's first item.
-    """
-
-    job: str
-    span: Span
-    brief: JobBrief | None = None
-    items: list[bytes] = []
-    key: str = ""
-    chunk_start: int = 0
-
-
-class Revoke(Message, frozen=True):
-    """Drop calls of a job, running or not; all of them when ``indices`` is ``None``."""
-
-    job: str
-    indices: list[int] | None = None
-
-
-class Recall(Message, frozen=True):
-    """Hand back up to ``count`` calls that have not started: another worker is idle."""
-
-    job: str
-    count: int
-
-
-class Forget(Message, frozen=True):
-    """The job has ended: drop its function, chunks and modules."""
-
-    job: str
-
-
-class Acknowledge(Message, frozen=True):
-    """Outcomes up to this serial number are kept."""
-
-    serial: int
-
-
-class SetDeadline(Message, frozen=True):
-    """The VM's own deadline, in seconds from now; ``None`` for never."""
-
-    seconds: float | None
-
-
-class PowerOff(Message, frozen=True):
-    """Power the VM off, now."""
-
-    why: str
-
-
 FromClient: TypeAlias = (
     Submit
     | Items
@@ -403,14 +323,24 @@ FromClient: TypeAlias = (
     | Follow
     | Release
     | FollowLogs
+    | Describe
     | ListJobs
     | ListWorkers
     | ReadLogs
 )
 ToClient: TypeAlias = (
-    Delivery | Logs | JobStatus | JobEnded | WorkersNeeded | Notice | Jobs | Workers | Refused
+    Delivery
+    | Logs
+    | JobStatus
+    | JobEnded
+    | WorkersNeeded
+    | Notice
+    | Described
+    | Jobs
+    | Workers
+    | Refused
 )
-FromWorker: TypeAlias = Ready | Done | Printed | HandBack
+FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining
 ToWorker: TypeAlias = (
     Assign | Revoke | Recall | Forget | Acknowledge | SetDeadline | PowerOff | Refused
 )

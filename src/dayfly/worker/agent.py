@@ -23,7 +23,9 @@ from dayfly.wire import link
 from dayfly.wire import messages as m
 from dayfly.worker import errands
 from dayfly.worker.dispatch import spans
+from dayfly.worker.intake import Intake, Intakes
 from dayfly.worker.materials import Materials
+from dayfly.worker.notices import Interruptions, interruptions
 from dayfly.worker.outbox import Outbox
 from dayfly.worker.pool import Pool, PoolJob
 from dayfly.worker.process import RunnerProcess, Start
@@ -41,11 +43,8 @@ UPLOADS = 8
 PRIVATE = frozenset({"PYTHONPATH", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
 
 
-class Intake(msgspec.Struct, eq=False):
-    """Calls whose function or items are still on their way from storage."""
-
-    job: str
-    indices: set[int]
+#: More calls than there are.
+ALL = 1 << 62
 
 
 class Agent:
@@ -60,6 +59,7 @@ class Agent:
         dial: How the master is called.
         runner: Starts a runner.
         modules: Where local modules are unpacked.
+        notices: Where a spot instance learns that it is taken back.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Agent:
         dial: link.Dial = link.dial,
         runner: Start = RunnerProcess,
         modules: Path | None = None,
+        notices: Interruptions | None = None,
     ) -> None:
         self._config = config
         self._storage = storage
@@ -96,13 +97,17 @@ class Agent:
         self._materials = Materials(storage, modules or guest.path("/var/lib/dayfly/modules"))
         self._vm = guest.LinuxVm(clock) if vm is None else vm
         self._dial = dial
+        self._notices = notices or (interruptions(clock) if config.spot else None)
+        self._gone_at: float | None = None
         self._outbox = Outbox()
         self._briefs: dict[str, m.JobBrief] = {}
+        #: Of the calls that had failed before: the attempt that was assigned last, by job.
+        self._attempts: dict[str, dict[int, int]] = {}
         self._opening: dict[str, asyncio.Lock] = {}
-        self._intakes: list[Intake] = []
+        self._intakes = Intakes()
         self._uploading: dict[tuple[str, int], int] = {}
         self._upload_slots = asyncio.Semaphore(UPLOADS)
-        self._holding_back = False
+        self._holding_back = self._refused = False
         self._something_due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: asyncio.TaskGroup
@@ -114,6 +119,8 @@ class Agent:
         log.info("%s: %d runners started", self._config.instance, self._config.processes)
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                if self._notices is not None:
+                    self._tasks.create_task(self._heed(self._notices))
                 await self._stay_in_touch()
         finally:
             if self._timer is not None:
@@ -144,22 +151,18 @@ class Agent:
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures, 10))
                 failures += 1
             else:
-                failures = 0
+                failures, self._refused = 0, False
                 log.info("connected to %s", conversation.peer)
                 await self._converse(conversation)
-                wait = FIRST_WAIT
+                wait = LONGEST_WAIT if self._refused else FIRST_WAIT
             await self._clock.sleep(wait * (0.5 + self._entropy.fraction() / 2))
 
     async def _converse(self, conversation: link.Link[m.ToWorker]) -> None:
         self._outbox.reconnected()
         try:
-            await conversation.send(
-                m.Ready(
-                    incarnation=self._incarnation,
-                    processes=self._config.processes,
-                    holding={job: spans(indices) for job, indices in self._in_hand().items()},
-                )
-            )
+            if self._gone_at is not None:
+                await conversation.send(self._draining(self._gone_at))
+            await conversation.send(self._ready())
             async with asyncio.TaskGroup() as talk:
                 speaking = talk.create_task(self._speak(conversation))
                 async for message in conversation:
@@ -170,6 +173,20 @@ class Agent:
         finally:
             await conversation.aclose()
         log.warning("the master is gone; calls go on")
+
+    def _ready(self) -> m.Ready:
+        holding = self._in_hand()
+        attempts = {
+            job: {index: attempts[index] for index in indices & attempts.keys()}
+            for job, indices in holding.items()
+            if (attempts := self._attempts.get(job))
+        }
+        return m.Ready(
+            incarnation=self._incarnation,
+            processes=self._config.processes,
+            holding={job: spans(indices) for job, indices in holding.items()},
+            attempts=attempts,
+        )
 
     async def _speak(self, conversation: link.Link[m.ToWorker]) -> None:
         while True:
@@ -207,13 +224,32 @@ class Agent:
 
     def _in_hand(self) -> dict[str, set[int]]:
         found = self._pool.indices()
-        for intake in self._intakes:
-            found.setdefault(intake.job, set()).update(intake.indices)
+        for job, indices in self._intakes.indices().items():
+            found.setdefault(job, set()).update(indices)
         for job, index in self._uploading:
             found.setdefault(job, set()).add(index)
         for job, indices in self._outbox.unacknowledged().items():
             found.setdefault(job, set()).update(indices)
         return found
+
+    # -- the VM is taken back --
+
+    async def _heed(self, notices: Interruptions) -> None:
+        """When the cloud takes the VM back: finish what runs, and hand back all else."""
+        try:
+            left = await notices.next()
+        except Exception:  # a fault of ours must not stop the calls
+            log.exception("spot interruptions will not be known before they happen")
+            return
+        log.warning("the cloud takes this VM back in %.0f s", left)
+        self._gone_at = self._clock.monotonic() + left
+        self._say(self._draining(self._gone_at))
+        for job in sorted(self._pool.indices().keys() | self._intakes.indices().keys()):
+            self._recall(m.Recall(job=job, count=ALL))
+
+    def _draining(self, gone_at: float) -> m.Draining:
+        left = max(0.0, gone_at - self._clock.monotonic())
+        return m.Draining(seconds=left, reason="the cloud interrupts this spot instance")
 
     # -- what the master says --
 
@@ -237,6 +273,7 @@ class Agent:
                 log.info("powering off: %s", message.why)
                 self._tasks.create_task(self._vm.power_off())
             case m.Refused():
+                self._refused = True
                 log.error("the master refused: %s: %s", message.code, message.reason)
 
     def _assign(self, assign: m.Assign) -> None:
@@ -245,16 +282,19 @@ class Agent:
         brief = self._briefs.get(assign.job)
         if brief is None:
             log.error("calls of %s came without its function", assign.job)
+        if brief is None or self._gone_at is not None:
             self._say(m.HandBack(job=assign.job, spans=[assign.span]))
             return
         if not brief.function.key and not brief.modules:
             self._open(brief, brief.function.data, "")
         indices = range(assign.span.start, assign.span.stop)
+        if assign.attempt:
+            attempts = self._attempts.setdefault(assign.job, {})
+            attempts.update(dict.fromkeys(indices, assign.attempt))
         if self._pool.knows(assign.job) and not assign.key:
             self._pool.add(assign.job, zip(indices, assign.items, strict=True))
             return
-        intake = Intake(assign.job, set(indices))
-        self._intakes.append(intake)
+        intake = self._intakes.begin(assign.job, indices)
         self._tasks.create_task(self._take_in(assign, brief, intake))
 
     async def _take_in(self, assign: m.Assign, brief: m.JobBrief, intake: Intake) -> None:
@@ -275,7 +315,7 @@ class Agent:
             if wanted and self._pool.knows(brief.id):
                 self._pool.add(assign.job, wanted)
         finally:
-            self._intakes.remove(intake)
+            self._intakes.end(intake)
 
     async def _opened(self, brief: m.JobBrief) -> None:
         # Several spans wait for the same function: it is fetched once.
@@ -300,34 +340,23 @@ class Agent:
 
     def _revoke(self, revoke: m.Revoke) -> None:
         wanted = None if revoke.indices is None else set(revoke.indices)
-        for intake in self._intakes:
-            if intake.job != revoke.job:
-                continue
-            dropped = intake.indices if wanted is None else intake.indices & wanted
-            intake.indices = intake.indices - dropped
-            if wanted is not None:
-                for index in dropped:
-                    text = b"it was asked for"
-                    self._keep(revoke.job, self._outcome(index, OutcomeKind.CANCELLED, text))
+        dropped = self._intakes.drop(revoke.job, wanted)
+        for index in dropped if wanted is not None else ():
+            text = b"it was asked for"
+            self._keep(revoke.job, self._outcome(index, OutcomeKind.CANCELLED, text))
         self._pool.revoke(revoke.job, wanted)
 
     def _recall(self, recall: m.Recall) -> None:
-        found: list[int] = []
-        for intake in reversed(self._intakes):
-            if intake.job == recall.job:
-                newest = sorted(intake.indices, reverse=True)[: recall.count - len(found)]
-                intake.indices.difference_update(newest)
-                found += newest
+        found = self._intakes.take_newest(recall.job, recall.count)
         if len(found) < recall.count:
             found += self._pool.recall(recall.job, recall.count - len(found))
         self._say(m.HandBack(job=recall.job, spans=spans(found)))
 
     def _forget(self, job: str) -> None:
         self._briefs.pop(job, None)
+        self._attempts.pop(job, None)
         self._opening.pop(job, None)
-        for intake in self._intakes:
-            if intake.job == job:
-                intake.indices = set()
+        self._intakes.drop(job)
         self._pool.forget(job)
         self._materials.forget(keys.items(job, 0).rpartition("/")[0] + "/")
 
@@ -374,6 +403,8 @@ class Agent:
         self._keep(job, stored)
 
     def _keep(self, job: str, outcome: CallOutcome) -> None:
+        if attempt := self._attempts.get(job, {}).get(outcome.index, 0):
+            outcome = msgspec.structs.replace(outcome, attempt=attempt)
         self._outbox.add_outcome(job, outcome, self._clock.monotonic())
         self._nudge()
         self._weigh()

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,13 +210,29 @@ class Plane:
             for instance_id in dict.fromkeys(ids):
                 if self._registry.read(instance_id).state in UP:
                     continue
-                # The supervisor of its last life may be about to end.
-                path = self._registry.layout(instance_id).lock
-                lock = files.lock(path, timeout=_LET_GO)
+                lock = self._lock_stopped(instance_id)
+                if lock is None:
+                    continue
                 stack.callback(os.close, lock)
                 os.ftruncate(lock, 0)
                 started.append((self._registry.change(instance_id, self._pending), lock))
             self._power_on(started)
+
+    def _lock_stopped(self, instance_id: str) -> int | None:
+        """The lock of a VM that is stopped; ``None`` once somebody else has started it."""
+        path = self._registry.layout(instance_id).lock
+        deadline = time.monotonic() + _LET_GO
+        # The supervisor of its last life may be about to end.
+        while (lock := files.try_lock(path)) is None:
+            if self._registry.read(instance_id).state in UP:
+                return None
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{path} was locked by another process for {_LET_GO:g} s")
+            time.sleep(0.005)
+        if self._registry.read(instance_id).state is InstanceState.STOPPED:
+            return lock
+        os.close(lock)
+        return None
 
     def _pending(self, record: Record) -> Record:
         free = self._free_capacity(self._registry.all())
@@ -267,11 +284,11 @@ class Plane:
         if record.state not in UP:
             raise CloudError(f"{instance_id} is {record.state}")
         end = self._clock.now() + notice
-        time = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         path = self._registry.layout(instance_id).inside("/run/spot-instance-action")
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(
-            path, json.dumps({"action": "terminate", "time": time}).encode(), mode=0o644
+            path, json.dumps({"action": "terminate", "time": at}).encode(), mode=0o644
         )
         self._registry.change(
             instance_id, lambda old: msgspec.structs.replace(old, interrupt_at=end)
@@ -353,6 +370,7 @@ class Plane:
         for record in self.records():
             if not _ours(record):
                 found -= processes.marked("DAYFLY_INSTANCE", record.id)
+                found -= {pid for pid in found if not processes.command(pid)}
         return found
 
 

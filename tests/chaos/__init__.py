@@ -1,0 +1,1 @@
+"""Real processes on the embedded cloud, killed, stopped and cut off at random moments."""

@@ -1,0 +1,1 @@
+"""The orchestrator's real code on virtual time, against simulated machines."""

@@ -1,0 +1,149 @@
+"""No VM is up for longer than its timers let it: reckoned from the cloud's truth alone.
+
+A worker may be up for ``hard`` after it booted or after a job that may be on it began; the master
+for ``hard`` after it booted or after any job was submitted, began, or was read from its journal.
+In a story without faults both may be up for ``soft`` after the last job was over, and a worker of
+``create`` mode for a minute after its job.
+
+The slack (:func:`slack`) is what the product's own layers need at the most:
+
+* 5 s by which a VM's own deadline lies behind the master's (``dismantle.SLACK``),
+* 1 s in which moves of that deadline are gathered (``guest.GATHER``), 1 s between two looks at
+  it, 1 s lost to whole seconds,
+* 15 s in which the master tries to have it done by the agent (``fleet.POWER_OFF``, and a
+  handshake), before it is left to the VM,
+* what wall clocks differ by and were stepped by (a date is read after a restart), how late
+  timers fire, and what messages take in this story.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from dayfly.model import UP, InstanceState, Tag
+from tests.simulation.cloudstate import CloudState
+from tests.simulation.evidence import Evidence
+from tests.simulation.knobs import Knobs
+from tests.simulation.vms import Vm
+
+#: Seconds of slack that every story has.
+OWN = 5.0 + 1.0 + 1.0 + 1.0 + 15.0
+#: Seconds for a worker of ``create`` to be gone after its job: told by the master, or ended by
+#: its client, which has the cloud's word for it after some seconds.
+ENDED = 60.0
+#: Seconds after which every VM is looked at again.
+AGAIN = 60.0
+#: Seconds for a VM to be reached, installed and heard of, in a story without faults.
+BRING_UP = 120.0
+
+
+class Deadlines:
+    """Watches every VM that is up.
+
+    Args:
+        booted: When a VM's system came up last, so that its own deadline is armed; ``None`` for
+            one that has not booted.
+        stepped: Seconds by which wall clocks were stepped so far.
+        violated: Told of a VM that is up too long.
+    """
+
+    def __init__(
+        self,
+        cloud: CloudState,
+        evidence: Evidence,
+        knobs: Knobs,
+        *,
+        booted: Callable[[str], float | None],
+        stepped: Callable[[], float],
+        violated: Callable[[str, str], None],
+    ) -> None:
+        self._cloud = cloud
+        self._evidence = evidence
+        self._knobs = knobs
+        self._booted = booted
+        self._stepped = stepped
+        self._violated = violated
+        self._up: dict[str, float] = {}
+        self._next = math.inf
+        self._told: set[str] = set()
+        cloud.on_change(self._changed)
+        evidence.on_over.append(self._over)
+
+    def _changed(self, vm: str, _: InstanceState | None, new: InstanceState) -> None:
+        if new in UP:
+            if new is InstanceState.RUNNING or vm not in self._up:
+                self._up[vm] = self._cloud.now
+            self._next = min(self._next, self._cloud.now + self._knobs.soft)
+        else:
+            self._up.pop(vm, None)
+
+    def _over(self, _: str) -> None:
+        self._next = min(self._next, self._cloud.now + self._knobs.soft)
+
+    def check(self, now: float) -> None:
+        """To be called after every step; most often it looks at one number."""
+        if now < self._next:
+            return
+        self._next = math.inf
+        for name in self._up:
+            vm = self._cloud.vms[name]
+            limit, why = self.limit(vm)
+            if limit >= now:
+                self._next = min(self._next, limit + 1e-6, now + AGAIN)
+            elif name not in self._told:
+                self._told.add(name)
+                role = vm.born.get(Tag.ROLE, "user's")
+                self._violated(
+                    "no VM outlives its timers",
+                    f"{role} {name} is up {now - limit:.1f} s past its limit ({why})",
+                )
+
+    @property
+    def slack(self) -> float:
+        """Seconds; see the module."""
+        knobs = self._knobs
+        clocks = 2 * knobs.skew + self._stepped()
+        return OWN + clocks + 5 * knobs.late + min(60.0, 100 * knobs.network)
+
+    def limit(self, vm: Vm) -> tuple[float, str]:
+        """Until when a VM may be up, and by which rule."""
+        if not self._knobs.auto or not vm.token:
+            return math.inf, ""
+        booted = self._booted(vm.id)
+        if booted is None or vm.state is InstanceState.PENDING:
+            # Nothing in it can end it: a client does, or the sweep of a later one.
+            return math.inf, ""
+        hard = max([booted, *self._touched(vm)]) + self._knobs.hard + self.slack
+        if self._knobs.faults or self._open(vm):
+            return hard, "hard"
+        overs = [at for job, (at, _) in self._evidence.over.items() if self._may_serve(vm, job)]
+        if not overs:
+            return hard, "hard, no job has ended"
+        over = max(overs)
+        if vm.born.get(Tag.JOB):
+            return min((hard, "hard"), (over + ENDED + self.slack, "its job is over"))
+        # One that was given up before it answered has no timer but its own; nor has a master
+        # that was started by a client which has left before it was up.
+        if vm.born.get(Tag.ROLE) == "worker":
+            kept = bool(self._evidence.connected[vm.id])
+        else:
+            kept = self._evidence.serving.get(vm.id, -1.0) >= booted
+        if not kept:
+            return hard, "hard"
+        soft = max(over, booted + BRING_UP) + self._knobs.soft + self.slack
+        return min((hard, "hard"), (soft, "soft"))
+
+    def _touched(self, vm: Vm) -> list[float]:
+        evidence = self._evidence
+        if vm.born.get(Tag.ROLE) == "master":
+            dates = (*evidence.opened.values(), *evidence.restored.values())
+            return [at for times in (dates, evidence.started.values()) for at in times]
+        return [at for job, at in evidence.started.items() if self._may_serve(vm, job)]
+
+    def _open(self, vm: Vm) -> bool:
+        evidence = self._evidence
+        return any(job not in evidence.over and self._may_serve(vm, job) for job in evidence.opened)
+
+    def _may_serve(self, vm: Vm, job: str) -> bool:
+        return vm.born.get(Tag.JOB, job) == job

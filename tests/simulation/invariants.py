@@ -1,0 +1,320 @@
+"""The promises, checked after every step and at the end.
+
+* No VM is up past its timers, plus a slack: :mod:`.deadlines`.
+* Every VM carries all of its tags from birth; a cluster has one master; a launch is made once.
+* A call runs again only if its worker was lost, and only for somebody: :mod:`.runs`.
+* No job costs more than ``max_cost`` and a bound: :mod:`.bills`.
+* A master's journal replays to the state that its service is in: :mod:`.replay`.
+* No await hangs: :mod:`.awaits`.
+* What users are given is right, and each outcome comes once: :mod:`.expectations`.
+* ``aclose`` and ``clean`` leave nothing that the mode does not promise to keep; nobody's exception
+  goes unheard; no service crashes: here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from dayfly.cloud.base import Resource
+from dayfly.model import UP, ExecMode, InstanceState, Tag
+from dayfly.storage import keys
+from tests.simulation.awaits import Awaits
+from tests.simulation.bills import Bills
+from tests.simulation.deadlines import Deadlines
+from tests.simulation.evidence import Evidence
+from tests.simulation.faults import Faults
+from tests.simulation.knobs import JobKnobs, Knobs
+from tests.simulation.process import Process
+from tests.simulation.replay import differences
+from tests.simulation.report import Violation
+from tests.simulation.runs import Runs
+from tests.simulation.services import Master
+from tests.simulation.vms import OVER, Vm
+from tests.simulation.world import World
+
+#: What every instance is born with, whoever launched it.
+TAGS = (Tag.NAME, Tag.MANAGED, Tag.CLUSTER, Tag.ROLE, Tag.OWNER, Tag.LAUNCH, Tag.EXPIRES_AT)
+#: And every worker.
+WORKER_TAGS = (Tag.MODE, Tag.RUNTIME, Tag.KIND, Tag.PROCESSES)
+#: Violations of one promise that are kept.
+KEPT = 3
+#: Seconds for a job's beginning and end, beside its timers: SSH, installation, told cancels.
+MARGIN = 180.0
+
+
+class Judge:
+    """All promises of one story.
+
+    Attributes:
+        violations: Those that were broken.
+        jobs: Each job that was begun, by its id: the client tells.
+        begun: When that was, in virtual time.
+        clients: Processes of users' programs that are alive.
+        resumed: When a process that slept or was stopped went on last.
+        stepped: Seconds by which wall clocks were stepped so far, in all.
+        outages: When a master's service died, or was cut off from others.
+        cleaning: Whether ``clean`` has begun, which cancels jobs.
+        delivered: Outcomes that users were given.
+        replays: Journals that were compared.
+        orphans: Jobs whose client died at some time.
+        config: The configuration of every client.
+    """
+
+    def __init__(self, world: World, knobs: Knobs, evidence: Evidence, faults: Faults) -> None:
+        self.world = world
+        self.knobs = knobs
+        self.evidence = evidence
+        self.faults = faults
+        self.violations: list[Violation] = []
+        self.jobs: dict[str, JobKnobs] = {}
+        self.begun: dict[str, float] = {}
+        self.clients: list[Process] = []
+        self.resumed: dict[Process, float] = {}
+        self.stepped = 0.0
+        self.outages: list[float] = []
+        self.cleaning = False
+        self.delivered = 0
+        self.orphans: set[str] = set()
+        self.replays = 0
+        consumed = {}
+        if knobs.mode is ExecMode.CONSUME:
+            consumed["instance_id"] = world.add_users_vm()
+            consumed["ssh_key_filename"] = world.users_key_file
+        self.config = knobs.config(**consumed)
+        self._kept: Counter[str] = Counter()
+        self._client_of: dict[str, Process] = {}
+        self._launched: Counter[str] = Counter()
+        self._awaits = Awaits(world.loop.time, self.violated)
+        self.bounded = self._awaits.bounded
+        self.deadlines = Deadlines(
+            world.cloud,
+            evidence,
+            knobs,
+            booted=world.booted_at,
+            stepped=lambda: self.stepped,
+            violated=self.violated,
+        )
+        self.runs = Runs(
+            world.executions,
+            evidence,
+            retries=lambda job: self.jobs[job].retries if job in self.jobs else 0,
+            timeout=lambda job: self.jobs[job].timeout if job in self.jobs else None,
+            slack=lambda: knobs.late + 20 * knobs.network,
+            violated=self.violated,
+        )
+        self.bills = Bills(
+            world.cloud, blind=self._blind, astray=self._astray, violated=self.violated
+        )
+        world.cloud.on_change(self._changed)
+        evidence.on_over.append(self._over)
+
+    @property
+    def now(self) -> float:
+        return self.world.loop.time()
+
+    def violated(self, promise: str, what: str) -> None:
+        """A promise is broken."""
+        self._kept[promise] += 1
+        if self._kept[promise] <= KEPT:
+            violation = Violation(promise, what, self.now)
+            self.violations.append(violation)
+            self.world.note(f"VIOLATED {violation}")
+
+    def step(self) -> None:
+        """After every step of the loop."""
+        now = self.now
+        self.deadlines.check(now)
+        self.runs.check()
+        self._awaits.check(now)
+
+    # -- what clients tell --
+
+    def begin(self, job: str, knobs: JobKnobs, process: Process) -> None:
+        """A job has begun, or is attached to."""
+        self.jobs[job] = knobs
+        self.begun.setdefault(job, self.now)
+        self.runs.abandoned.pop(job, None)
+        self._client_of[job] = process
+
+    def end(self, job: str) -> None:
+        """A job has ended for its client."""
+        self._client_of.pop(job, None)
+
+    def gone(self, process: Process) -> None:
+        """A client's process has ended, or was killed."""
+        if process in self.clients:
+            self.clients.remove(process)
+        for job in [job for job, client in self._client_of.items() if client is process]:
+            del self._client_of[job]
+            if not self.jobs[job].detach:
+                self.runs.abandoned[job] = self.now
+                self.orphans.add(job)
+
+    def bound(self, begun: float, job: JobKnobs, process: Process) -> float:
+        """Until when an await of a job may take.
+
+        The master is up within ``start_timeout``, or the job fails; it has a worker within
+        ``start_timeout``, or fails; it ends within ``hard`` of its start. Whatever interrupts
+        this begins it anew, so that with faults it counts from their end, and twice: a job that
+        was read from a journal has its whole time again.
+        """
+        knobs = self.knobs
+        once = 2 * knobs.start_timeout + MARGIN + self.deadlines.slack
+        if knobs.auto:
+            once += knobs.hard
+        else:
+            once += job.work * (1 + job.retries) * 2
+        if not knobs.faults:
+            return begun + once
+        return max(begun, knobs.heal, self.resumed.get(process, 0.0)) + 2 * once
+
+    # -- launches --
+
+    def _changed(self, name: str, old: InstanceState | None, _: InstanceState) -> None:
+        if old is not None:
+            return
+        vm = self.world.cloud.vms[name]
+        if not vm.token:
+            return
+        wanted = TAGS if vm.born.get(Tag.ROLE) == "master" else TAGS + WORKER_TAGS
+        if missing := [tag.value for tag in wanted if not vm.born.get(tag.value)]:
+            self.violated("every VM carries its tags from birth", f"{name} lacks {missing}")
+        if vm.born.get(Tag.ROLE) == "master":
+            self._one_master(vm)
+        else:
+            self._launches(vm)
+
+    def _one_master(self, new: Vm) -> None:
+        others = [
+            vm.id
+            for vm in self.world.cloud.vms.values()
+            if vm.born.get(Tag.ROLE) == "master" and vm.state not in OVER and vm is not new
+        ]
+        if others:
+            self.violated("a cluster has one master", f"{new.id} is launched beside {others}")
+
+    def _launches(self, vm: Vm) -> None:
+        name = vm.born.get(Tag.NAME, "")
+        self._launched[name] += 1
+        asked = sum(n for job, n in self.evidence.asked.items() if name.endswith(job[-6:]))
+        if self._launched[name] > self.knobs.vms + asked:
+            self.violated(
+                "a launch is made once",
+                f"{vm.id} is the {self._launched[name]}th worker of {name}; it may have"
+                f" {self.knobs.vms}, and {asked} more were asked for",
+            )
+
+    @property
+    def haunted(self) -> bool:
+        """Whether a master's VM is up that has never booted: only a sweep can end it."""
+        return any(
+            vm.born.get(Tag.ROLE) == "master"
+            and vm.state in UP
+            and not self.world.machine(vm.id).up
+            for vm in self.world.cloud.vms.values()
+        )
+
+    # -- costs --
+
+    def _over(self, job: str) -> None:
+        if self.knobs.max_cost is None or job not in self.begun:
+            return
+        slack = self.deadlines.slack
+        self.bills.over(job, self.knobs.max_cost, self.begun[job], self.now, slack)
+
+    def _blind(self, since: float, until: float) -> float:
+        """Seconds in which no master served, between two moments."""
+        served = self.evidence.served
+        down = [at for at in self.outages if since < at < until]
+        if not any(at <= since for at in served):
+            down.append(since)
+        return sum(min([at for at in served if at > out], default=until) - out for out in down)
+
+    def _astray(self, worker: str) -> bool:
+        """Whether a worker has lost its master, and has none since."""
+        connected = self.evidence.connected[worker]
+        return bool(connected) and connected[-1] < self.evidence.parted.get(worker, 0.0)
+
+    # -- journals --
+
+    def replay(self) -> None:
+        """Compare each master's journal with its service."""
+        for machine in list(self.world.machines.values()):
+            unit = machine.units.get("master")
+            program = unit._program if unit is not None and machine.service("master") else None
+            if not isinstance(program, Master) or program.hub is None:
+                continue
+            found = differences(program.hub)
+            if found is None:
+                continue
+            self.replays += 1
+            for line in found:
+                self.violated("the master's journal replays to the same state", line)
+
+    # -- ends --
+
+    def timers_have_fired(self, up: Sequence[str]) -> None:
+        """Nothing should be up any more, but what has never booted."""
+        left = [name for name in up if self.world.booted_at(name) is not None]
+        if left:
+            self.violated("nothing is up once all timers have fired", f"up: {', '.join(left)}")
+
+    def swept(self, up: Sequence[str]) -> None:
+        """A later client has started: what was past its expiry then, and is still up."""
+        workers = [n for n in up if self.world.cloud.vms[n].born.get(Tag.ROLE) == "worker"]
+        if workers:
+            self.violated("a later client sweeps what is past its expiry", f"up: {workers}")
+
+    def cleaned(self, left: list[Resource], *, everything: bool) -> None:
+        """``clean`` has returned: what the truth says of that."""
+        promise = "clean leaves nothing behind"
+        vms = [vm for vm in self.world.cloud.vms.values() if vm.token and vm.state not in OVER]
+        if not everything:
+            vms = [vm for vm in vms if vm.born.get(Tag.ROLE) == "worker"]
+        if vms:
+            self.violated(promise, f"VMs: {[f'{vm.id} is {vm.state}' for vm in vms]}")
+        if left and everything:
+            self.violated(promise, f"it lists {left[:3]}")
+        prefixes = (
+            ("",) if everything else [each.removeprefix(keys.ROOT) for each in keys.TEMPORARY]
+        )
+        found = [
+            key
+            for key in self.world.storage.objects
+            if any(key.partition("/")[2].partition("/")[2].startswith(each) for each in prefixes)
+        ]
+        if found:
+            self.violated(promise, f"objects: {sorted(found)[:5]}")
+
+    def left_by(self, error: BaseException) -> None:
+        """A program ended by an error that no reader was told: of its leaving."""
+        if not self.knobs.faults:
+            self.violated("leaving an executor does not fail", repr(error))
+
+    def at_the_end(self) -> None:
+        """Everything is over."""
+        self.replay()
+        counts = self.evidence.counts
+        counts["master restarted"] += max(0, len(self.evidence.served) - 1)
+        counts["own deadline"] += sum(
+            "own deadline is reached" in text for _, text in self.world.trace
+        )
+        for line in self.world.loop.complaints:
+            self.violated("no exception is left unheard", line)
+        for at, where, error in self.world.crashes:
+            self.violated("no service crashes", f"{where} at {at:.3f} s: {error!r}")
+
+    def sizes(self) -> Counter[str]:
+        """Counts for the summary."""
+        return Counter(
+            {
+                "max_workers": self.knobs.vms,
+                "vms": len(self.world.cloud.vms),
+                "jobs": len(self.jobs),
+                "calls": sum(job.calls for job in self.jobs.values()),
+                "executions": len(self.world.executions),
+                "delivered": self.delivered,
+                "replays": self.replays,
+            }
+        )

@@ -1,0 +1,119 @@
+"""``python -m tests.simulation.planted``: can the simulation see?
+
+Each fault of :mod:`.plants` is planted alone in a copy of the package, and seeds are run on that
+copy until an invariant breaks. A fault that no seed shows, or that fits nowhere in the code any
+more, fails the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tests.simulation.plants import PLANTS, Plant
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "dayfly"
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of one fault.
+
+    Attributes:
+        seed: The first that showed it; empty if none did.
+        shown: By which invariant, or why it could not be planted.
+        seconds: Of searching.
+    """
+
+    plant: Plant
+    seed: str
+    shown: str
+    seconds: float
+
+
+def planted(plant: Plant, source: Path) -> str:
+    """Plant a fault in a copy of the package below ``source``; returns why it cannot be, if so."""
+    shutil.copytree(PACKAGE, source / "dayfly", ignore=shutil.ignore_patterns("__pycache__"))
+    for edit in plant.edits:
+        path = source / "dayfly" / edit.module
+        text = path.read_text()
+        if (count := text.count(edit.good)) != 1:
+            return f"{edit.module} holds the text {count} times: the code has moved on"
+        path.write_text(text.replace(edit.good, edit.bad))
+    return ""
+
+
+def search(plant: Plant, *, seeds: int, jobs: int) -> Result:
+    """Plant a fault and run seeds until one shows it."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dayfly-planted-") as folder:
+        if refusal := planted(plant, Path(folder)):
+            return Result(plant, "", refusal, 0.0)
+        command = [sys.executable, "-m", "tests.simulation", "--until-violation"]
+        command += ["--seeds", str(seeds), "--jobs", str(jobs)]
+        ran = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    seconds = time.monotonic() - began
+    found = re.search(r"^violation: seed (\d+): (.*)$", ran.stdout, re.MULTILINE)
+    if found is None:
+        tail = " | ".join((ran.stdout + ran.stderr).strip().splitlines()[-2:])
+        return Result(
+            plant, "", f"not seen in {seeds} seeds (status {ran.returncode}): {tail}", seconds
+        )
+    return Result(plant, found[1], found[2], seconds)
+
+
+def show(results: Sequence[Result]) -> None:
+    """Print the table."""
+    table = Table(title=f"{len(results)} planted faults")
+    for column in ("planted", "promise", "seen at seed", "by", "seconds"):
+        table.add_column(column)
+    for result in results:
+        table.add_row(
+            result.plant.name,
+            result.plant.promise,
+            result.seed or "[red]never[/red]",
+            result.shown,
+            f"{result.seconds:.1f}",
+        )
+    Console(width=160).print(table)
+
+
+def main() -> int:
+    """Plant and search; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="the most that are run per fault")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds run at a time")
+    parser.add_argument("--only", default="", help="only the faults whose name holds this")
+    options = parser.parse_args()
+    chosen = [plant for plant in PLANTS if options.only in plant.name]
+    results = []
+    for plant in chosen:
+        result = search(plant, seeds=options.seeds, jobs=options.jobs)
+        print(f"{result.plant.name}: {result.seed or 'never'}: {result.shown}", flush=True)
+        results.append(result)
+    show(results)
+    missed = [result for result in results if not result.seed]
+    return 1 if missed or not results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

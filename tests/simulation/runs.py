@@ -1,0 +1,153 @@
+"""A call runs again only for a reason, and only for somebody.
+
+Every run of a call that is not its first must be excused, for each of its earlier runs, by one of:
+
+* the master gave the worker of that run up, or retired it, after the run had begun, or before and
+  had not heard of it again: a worker that is cut off goes on with what it holds;
+* the agent of that run was started anew since, and so its predecessor had died;
+* the job was submitted anew since, to a master that did not know it (its VM was lost);
+* the master's service was restarted since, and the worker was not back within
+  ``scheduler.RETURN_GRACE``;
+* the user asked for retries, and the run failed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from dayfly.master.scheduler import CLIENT_GRACE, RETURN_GRACE
+from tests.simulation.evidence import Evidence
+from tests.simulation.world import Execution
+
+#: Seconds that a master needs to act on what it has decided.
+LEISURE = 15.0
+
+
+class Runs:
+    """Watches what runs.
+
+    Args:
+        executions: All that ever ran, in the order in which it began; it grows.
+        retries: ``retries=`` of a job.
+        timeout: ``timeout=`` of a job.
+        violated: Told of runs without excuse.
+
+    Attributes:
+        abandoned: When the last client of a job died, for jobs that are not detached.
+    """
+
+    def __init__(
+        self,
+        executions: list[Execution],
+        evidence: Evidence,
+        *,
+        retries: Callable[[str], int],
+        timeout: Callable[[str], float | None],
+        slack: Callable[[], float],
+        violated: Callable[[str, str], None],
+    ) -> None:
+        self._executions = executions
+        self._evidence = evidence
+        self._retries = retries
+        self._timeout = timeout
+        self._slack = slack
+        self._violated = violated
+        self._seen = 0
+        self._of_call: dict[tuple[str, int], list[Execution]] = defaultdict(list)
+        self.abandoned: dict[str, float] = {}
+        evidence.on_left.append(self._left)
+
+    def check(self) -> None:
+        """To be called after every step; most often it compares two numbers."""
+        while self._seen < len(self._executions):
+            run = self._executions[self._seen]
+            self._seen += 1
+            earlier = self._of_call[run.job, run.index]
+            if earlier:
+                self._excuse(run, earlier)
+            earlier.append(run)
+            if run.job in self.abandoned:
+                self._awaited(run)
+
+    def _excuse(self, run: Execution, earlier: list[Execution]) -> None:
+        failures = 0
+        for before in earlier:
+            if self._excused(before, run):
+                continue
+            failures += self._failed(before)
+            if not self._failed(before) or failures > self._retries(run.job):
+                how = before.how or "still running"
+                self._violated(
+                    "a call runs again only if its worker was lost",
+                    f"call {run.index} of {run.job} runs on {run.instance} at {run.started:.3f} s,"
+                    f" and ran on {before.instance} from {before.started:.3f} s ({how})",
+                )
+                return
+
+    def _failed(self, run: Execution) -> bool:
+        """Whether a run counts as a try: one over its ``timeout`` was ended by its agent."""
+        if run.how == "revoked":
+            timeout = self._timeout(run.job)
+            return timeout is not None and (run.ended or 0.0) - run.started > 0.9 * timeout
+        # What could not be stored has failed, too.
+        return run.how != "value" or (run.job, run.index) in self._evidence.unstored
+
+    def _excused(self, before: Execution, run: Execution) -> bool:
+        evidence, since, by = self._evidence, before.started, run.started
+        if self._given_up(before.instance, since, by):
+            return True
+        if any(since < at <= by for at in evidence.agents[before.instance]):
+            return True
+        if any(since < at <= by for at in evidence.submissions[run.job]):
+            return True
+        return any(
+            at <= by
+            and not self._heard(before.instance, at, since)
+            and not self._came_back(before.instance, at)
+            for at in evidence.served
+        )
+
+    def _given_up(self, worker: str, since: float, by: float) -> bool:
+        """Whether a worker was given up during a run, or before it and was not heard of again."""
+        evidence = self._evidence
+        return any(
+            at <= by and not self._heard(worker, at, since)
+            for at, _ in (*evidence.lost[worker], *evidence.left[worker])
+        )
+
+    def _heard(self, worker: str, after: float, by: float) -> bool:
+        """Whether a worker has called a master between two moments; in none if they are turned."""
+        return any(after < at <= by for at in self._evidence.connected[worker])
+
+    def _came_back(self, worker: str, served: float) -> bool:
+        """Whether a worker was there again in time after a restart of the master's service."""
+        until = served + RETURN_GRACE - self._slack()
+        return any(served - 0.001 <= at <= until for at in self._evidence.connected[worker])
+
+    def _awaited(self, run: Execution) -> None:
+        evidence = self._evidence
+        if any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent):
+            return  # it may be asleep, for all that its master can know: the timers bound the job
+        last = max(self.abandoned[run.job], evidence.restored.get(run.job, 0.0))
+        if run.started > last + CLIENT_GRACE + LEISURE + self._slack():
+            self._violated(
+                "nobody pays for a job that nobody awaits",
+                f"call {run.index} of {run.job} begins {run.started - last:.1f} s after the last"
+                " client of the job has died",
+            )
+
+    def _left(self, worker: str, why: str) -> None:
+        if why != "soft":
+            return
+        busy = [
+            run
+            for run in self._executions
+            if run.instance == worker and run.ended is None and run.job not in self._evidence.over
+        ]
+        if busy:
+            self._violated(
+                "no VM is powered off under a job by its soft timer",
+                f"{worker} goes by its soft timer while it runs call {busy[0].index} of"
+                f" {busy[0].job}",
+            )
