@@ -44,12 +44,8 @@ PLANTS = (
         edits=(
             Edit(
                 module="master/scheduler.py",
-                good="            back = self._jobs[job_id].ledger.give_back_all(worker.number)\n"
-                "            self._roster.hold(worker, -back)\n"
-                "        group = self._roster.group(worker.pool)\n",
-                bad="            back = 0\n"
-                "            self._roster.hold(worker, -back)\n"
-                "        group = self._roster.group(worker.pool)\n",
+                good="        self._hands.lost(worker, event, out)\n",
+                bad="        self._roster.hold(worker, -worker.held)\n",
             ),
         ),
     ),
@@ -179,10 +175,9 @@ PLANTS = (
         promise="a call runs again only if its worker was lost",
         edits=(
             Edit(
-                module="master/scheduler.py",
-                good="        for job_id, spans in event.holding.items():\n"
-                "            self._claim(worker, job_id, spans, out)\n",
-                bad="",
+                module="master/hands.py",
+                good="self._claim(worker, job, spans, out)",
+                bad="self._claim(worker, job, [], out)",
             ),
         ),
     ),
@@ -215,7 +210,7 @@ PLANTS = (
         edits=(
             Edit(
                 module="client/staffing.py",
-                good="            await self._parts.cloud.terminate(supply.launched)\n",
+                good="            await self._cluster.end_workers_of(channel.id, supply.launched)\n",
                 bad="            pass\n",
             ),
             Edit(
@@ -299,6 +294,82 @@ PLANTS = (
                 module="clock.py",
                 good="    return clock.monotonic() - max(0.0, clock.now() - date)",
                 bad="    return clock.monotonic() - (clock.now() - date)",
+            ),
+        ),
+    ),
+    Plant(
+        name="calls are dealt to a worker before it has said what it holds",
+        promise="a call runs again only if its worker was lost",
+        edits=(
+            Edit(
+                module="master/doors.py",
+                good="    hub.handle(e.WorkerAway(worker=peer.name))\n    before",
+                bad="    before",
+            ),
+            Edit(
+                module="master/doors.py",
+                good="            hub.handle(e.WorkerAway(worker=peer.name))\n",
+                bad="",
+            ),
+        ),
+    ),
+    Plant(
+        name="a new journal's deliveries are numbered on",
+        promise="no result is lost with the master's disk",
+        edits=(
+            Edit(
+                module="client/conversation.py",
+                good="            self.journal, self.last = journal, 0\n",
+                bad="            self.journal = journal\n",
+            ),
+        ),
+    ),
+    Plant(
+        name="a launch without an answer is neither said again nor ended",
+        promise="create leaves nothing behind",
+        edits=(
+            Edit(
+                module="client/launches.py",
+                good="                pause = next(pauses, None) if _unanswered(error) else None\n",
+                bad="                pause = None\n",
+            ),
+            Edit(
+                module="client/launches.py",
+                good="                        await self._abandon(intent)\n",
+                bad="                        pass\n",
+            ),
+        ),
+    ),
+    Plant(
+        name="leaving does not wait for the dismissal of create's workers",
+        promise="create leaves nothing behind",
+        edits=(
+            Edit(
+                module="client/session.py",
+                good="            await asyncio.wait(under_way, timeout=CLOSING)\n",
+                bad="            pass\n",
+            ),
+        ),
+    ),
+    Plant(
+        name="an archive that storage refused counts as written",
+        promise="a result is kept until storage has it",
+        edits=(
+            Edit(
+                module="master/archive.py",
+                good="                    self._done(record, failure)\n",
+                bad='                    self._done(record, "")\n                    return\n',
+            ),
+        ),
+    ),
+    Plant(
+        name="a draining worker is given calls",
+        promise="a worker that the cloud takes back takes no more",
+        edits=(
+            Edit(
+                module="master/roster.py",
+                good="        return self.ready and not self.draining",
+                bad="        return self.ready",
             ),
         ),
     ),

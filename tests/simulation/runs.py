@@ -127,9 +127,11 @@ class Runs:
 
     def _awaited(self, run: Execution) -> None:
         evidence = self._evidence
-        if any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent):
-            return  # it may be asleep, for all that its master can know: the timers bound the job
-        last = max(self.abandoned[run.job], evidence.restored.get(run.job, 0.0))
+        last = self.abandoned[run.job]
+        # For all that its master can know it may be asleep: the timers bound the job.
+        silent = any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent)
+        if silent or evidence.restored.get(run.job, 0.0) > last:
+            return
         if run.started > last + CLIENT_GRACE + LEISURE + self._slack():
             self._violated(
                 "nobody pays for a job that nobody awaits",

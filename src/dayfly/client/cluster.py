@@ -181,6 +181,19 @@ class Cluster:
         else:
             await self._parts.cloud.stop(ids)
 
+    async def end_workers_of(self, job: str, known: Collection[str]) -> None:
+        """End the workers that were made for one job, by whichever client.
+
+        Args:
+            job: The job.
+            known: Those that this client launched, of which no listing may tell yet.
+        """
+        tags: dict[str, str] = {Tag.MANAGED: "true", Tag.JOB: job}
+        found = await self._parts.cloud.list(tags=tags, states=ALIVE)
+        if ids := dict.fromkeys([*known, *(instance.id for instance in found)]):
+            self._listing = None
+            await self._parts.cloud.terminate(list(ids))
+
     async def look(self, instance_id: str) -> Instance:
         """One instance as it is now.
 

@@ -52,8 +52,8 @@ class Channel:
 
     Attributes:
         said: What the master must know of the job, in order; said again after a break.
-        last: Number of the last delivery that came, of those of ``master``.
-        master: The instance whose journal numbers the deliveries.
+        last: Number of the last delivery that came, of those of ``journal``.
+        journal: What numbers them.
         attached: Whether another client began the job.
         submitted: Whether the master has been told of it, or is just being told.
         withdrawn: Calls that were cancelled before that.
@@ -71,7 +71,7 @@ class Channel:
         self.attached = attached
         self.said: list[m.FromClient] = []
         self.last = 0
-        self.master = ""
+        self.journal = ""
         self._came = bytearray()
         self.submitted = attached
         self.withdrawn: list[int] = []
@@ -129,14 +129,15 @@ class Channel:
             await asyncio.wait([self.task])
         await self._teller.confirm(self)
 
-    def talks_to(self, master: str) -> None:
-        """Deliveries come from this instance from now on.
+    def talks_to(self, journal: str) -> None:
+        """Deliveries are numbered by this journal from now on.
 
-        One whose disk is gone has taken its outcomes along: the next one runs the job again, and
-        numbers its deliveries anew.
+        A master whose disk is gone has taken its outcomes along: the next one runs the job again.
+        A power cut may have cost it its last moments. Either way all is sent again, and only
+        what is new is taken.
         """
-        if self.master != master:
-            self.master, self.last = master, 0
+        if self.journal != journal:
+            self.journal, self.last = journal, 0
 
     def deliver(self, delivery: m.Delivery) -> None:
         """Queue what is new of a delivery; others have come before."""
@@ -225,7 +226,7 @@ class Conversation:
         """
         ascent = await self.ascent()
         if remember:
-            channel.talks_to(ascent.instance.id)
+            channel.talks_to(ascent.door.journal)
             channel.said.append(message)
         with suppress(errors.WireError):  # the listener sees the break too, and mends it
             await ascent.door.send(message)
@@ -276,7 +277,7 @@ class Conversation:
         for channel in list(self._channels.values()):
             if channel.ended or not channel.said:
                 continue
-            channel.talks_to(ascent.instance.id)
+            channel.talks_to(ascent.door.journal)
             for message in channel.said:
                 await ascent.door.send(message)
             await ascent.door.send(m.Follow(job=channel.id, after=channel.last))

@@ -136,6 +136,8 @@ class MasterSession:
                 await self.tell(channel, m.Cancel(job=channel.id))
         channel.fail(error)
         self._channels.pop(channel.id, None)
+        if self._made:
+            self._made.staffing.dismiss(channel)
 
     def _finish(self, channel: Channel, ended: m.JobEnded) -> None:
         channel.end(ended)

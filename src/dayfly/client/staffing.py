@@ -189,12 +189,12 @@ class Staffing:
 
     async def _dismiss(self, channel: Channel) -> None:
         supply = channel.supply
-        if supply is None or supply.spec.mode is not ExecMode.CREATE or not supply.launched:
+        if supply is None or supply.spec.mode is not ExecMode.CREATE:
             return
         if not supply.spec.policy.auto:
             return  # the user's own switch: nothing is stopped automatically
         try:
-            await self._parts.cloud.terminate(supply.launched)
+            await self._cluster.end_workers_of(channel.id, supply.launched)
         except errors.CloudError as error:
             log.warning("the workers of %s are left to their timers: %s", channel.id, error)
 

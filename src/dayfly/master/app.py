@@ -59,7 +59,9 @@ async def converse(hub: Hub, socket: Socket) -> None:
         "client": config.access.client_secret,
         "worker": config.access.worker_secret,
     }
-    welcome = m.Welcome(instance=config.instance.id, package=config.package)
+    welcome = m.Welcome(
+        instance=config.instance.id, package=config.package, journal=hub.journal_name
+    )
     try:
         hello = await answer(socket, secrets, welcome)
     except (WireError, TimeoutError, ConnectionError, RuntimeError) as error:

@@ -247,13 +247,15 @@ class Fleet:
         if member.here:
             return
         now = self._clock.monotonic()
+        # One that still boots is told as soon as it can be.
+        patience = REACH_AGAIN if member.ready else max(REACH_AGAIN, self._start_timeout)
         if member.say is not None:
             member.say(m.PowerOff(why=why))
             if await happens(member.unlinked, now + POWER_OFF, self._clock):
                 return
         try:
             await self._installer.power_off(
-                member.instance, deadline=self._clock.monotonic() + REACH_AGAIN
+                member.instance, deadline=self._clock.monotonic() + patience
             )
         except DayflyError as error:
             log.warning("worker %s is left to its own deadline: %s", member.id, error)

@@ -54,6 +54,7 @@ class Hub:
         installer: Makes VMs workers.
         vm: The VM under this process.
         clock: Where time comes from.
+        journal_name: See :class:`dayfly.wire.messages.Welcome`.
         client_grace: Seconds that a job lives on without any client.
 
     Attributes:
@@ -71,9 +72,11 @@ class Hub:
         installer: Installer,
         vm: Vm,
         clock: Clock,
+        journal_name: str = "",
         client_grace: float = CLIENT_GRACE,
     ) -> None:
         self.config = config
+        self.journal_name = journal_name or config.instance.id
         self.clock = clock
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._scheduler = Scheduler(start_timeout=config.start_timeout, client_grace=client_grace)

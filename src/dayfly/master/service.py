@@ -49,7 +49,8 @@ async def serve(
     Raises:
         DayflyError: The journal broke.
     """
-    launched = max(config.instance.launched_at, vm.armed())
+    booted = vm.armed()
+    launched = max(config.instance.launched_at, booted)
     hub = Hub(
         config,
         launched=clock.monotonic() - max(0.0, clock.now() - launched),
@@ -59,6 +60,7 @@ async def serve(
         installer=installer,
         vm=vm,
         clock=clock,
+        journal_name=f"{config.instance.id} {booted:.3f}",
     )
     try:
         recover(hub)

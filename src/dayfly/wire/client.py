@@ -49,6 +49,11 @@ class MasterDoor:
         """Digest of the dayfly that the master runs."""
         return self._link.welcome.package if self._link.welcome else ""
 
+    @property
+    def journal(self) -> str:
+        """What numbers the deliveries, see :class:`~dayfly.wire.messages.Welcome`."""
+        return self._link.welcome.journal if self._link.welcome else ""
+
     async def __aenter__(self) -> MasterDoor:
         self._reader = asyncio.create_task(self._read(), name="dayfly master door")
         return self

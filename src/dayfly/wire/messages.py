@@ -75,10 +75,13 @@ class Welcome(Message, frozen=True):
 
     Attributes:
         package: Digest of the dayfly that the master runs.
+        journal: Names what numbers the deliveries: another one on another disk, and after each
+            boot, since a power cut may have cost the journal its last moments.
     """
 
     instance: str
     package: str
+    journal: str = ""
 
 
 class Refused(Message, frozen=True):
