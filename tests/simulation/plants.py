@@ -210,8 +210,8 @@ PLANTS = (
         edits=(
             Edit(
                 module="client/staffing.py",
-                good="            await self._cluster.end_workers_of(channel.id, supply.launched)\n",
-                bad="            pass\n",
+                good="await self._cluster.end_workers_of(channel.id, supply.launched)",
+                bad="pass",
             ),
             Edit(
                 module="master/fleet.py",
