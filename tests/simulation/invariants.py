@@ -5,7 +5,7 @@
 * A call runs again only if its worker was lost, and only for somebody: :mod:`.runs`.
 * No job costs more than ``max_cost`` and a bound: :mod:`.bills`.
 * A master's journal replays to the state that its service is in: :mod:`.replay`.
-* No await hangs: :mod:`.awaits`.
+* No await hangs: :mod:`.awaits`; and a job goes on while it has workers: :mod:`.stalls`.
 * What users are given is right, and each outcome comes once: :mod:`.expectations`.
 * ``aclose`` and ``clean`` leave nothing that the mode does not promise to keep; nobody's exception
   goes unheard; no service crashes: here.
@@ -30,6 +30,7 @@ from tests.simulation.replay import differences
 from tests.simulation.report import Violation
 from tests.simulation.runs import Runs
 from tests.simulation.services import Master
+from tests.simulation.stalls import Stalls
 from tests.simulation.vms import OVER, Vm
 from tests.simulation.world import World
 
@@ -103,6 +104,14 @@ class Judge:
             slack=lambda: knobs.late + 20 * knobs.network,
             violated=self.violated,
         )
+        self.stalls = Stalls(
+            world.cloud,
+            evidence,
+            self.runs.live,
+            awaited=self._awaited_jobs,
+            disturbed=self._disturbed,
+            violated=self.violated,
+        )
         self.bills = Bills(
             world.cloud, blind=self._blind, astray=self._astray, violated=self.violated
         )
@@ -126,6 +135,7 @@ class Judge:
         now = self.now
         self.deadlines.check(now)
         self.runs.check()
+        self.stalls.check(now)
         self._awaits.check(now)
 
     # -- what clients tell --
@@ -168,6 +178,16 @@ class Judge:
         if not knobs.faults:
             return begun + once
         return max(begun, knobs.heal, self.resumed.get(process, 0.0)) + 2 * once
+
+    def _awaited_jobs(self) -> list[str]:
+        return [job for job, client in self._client_of.items() if not client.halted]
+
+    def _disturbed(self) -> float:
+        """When a master, a worker or a client was interrupted last."""
+        evidence = self.evidence
+        given_up = [at for losses in evidence.lost.values() for at, _ in losses[-1:]]
+        served = evidence.served[-1:]
+        return max([0.0, *self.outages, *self.resumed.values(), *served, *given_up])
 
     # -- launches --
 

@@ -34,6 +34,7 @@ class Runs:
         violated: Told of runs without excuse.
 
     Attributes:
+        live: Runs that have begun; whoever looks takes out what has ended.
         abandoned: When the last client of a job died, for jobs that are not detached.
     """
 
@@ -53,6 +54,7 @@ class Runs:
         self._timeout = timeout
         self._slack = slack
         self._violated = violated
+        self.live: list[Execution] = []
         self._seen = 0
         self._of_call: dict[tuple[str, int], list[Execution]] = defaultdict(list)
         self.abandoned: dict[str, float] = {}
@@ -63,6 +65,7 @@ class Runs:
         while self._seen < len(self._executions):
             run = self._executions[self._seen]
             self._seen += 1
+            self.live.append(run)
             earlier = self._of_call[run.job, run.index]
             if earlier:
                 self._excuse(run, earlier)

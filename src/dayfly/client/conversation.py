@@ -205,6 +205,7 @@ class Conversation:
         self._ascent: Ascent | None = None
         self._ascending = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def open(self) -> bool:
@@ -238,6 +239,8 @@ class Conversation:
             DayflyError: It cannot be brought up.
         """
         async with self._ascending:
+            if self._closed:
+                raise errors.WireError("the executor was closed")
             if self._ascent is None:
                 self._ascent = await self._take_up()
                 self._listener = asyncio.create_task(
@@ -246,10 +249,12 @@ class Conversation:
             return self._ascent
 
     async def aclose(self) -> None:
-        """Hang up."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        """Hang up, for good."""
+        self._closed = True
+        while self._listener is not None:  # one that mends may just have made the next
+            listener, self._listener = self._listener, None
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
         if self._ascent is not None:
             await self._ascent.aclose()
             self._ascent = None

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final, TypeVar
 
 from dayfly.errors import ObjectExistsError, ObjectNotFoundError, StorageError
 from dayfly.model import StorageConfig
+from dayfly.processes import runs
 from dayfly.storage.base import ObjectInfo
 from dayfly.storage.filenames import (
     CONTINUED,
@@ -221,7 +222,7 @@ class DirectoryStorage:
         self, key: str, fill: Callable[[BinaryIO], object], *, if_absent: bool = False
     ) -> None:
         path = self._path(key)
-        unfinished = self._root / TEMPORARY / secrets.token_hex(16)
+        unfinished = self._root / TEMPORARY / f"{os.getpid()}-{secrets.token_hex(16)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         descriptor = self._in_folder(unfinished, lambda: os.open(unfinished, flags, 0o600))
         try:
@@ -285,6 +286,7 @@ class DirectoryStorage:
             return
         for folder in path.parents:
             if folder == self._root:
+                _sweep(folder / TEMPORARY)
                 _ = _remove(folder / TEMPORARY) and _remove(folder)
                 return
             if not _remove(folder):
@@ -319,6 +321,14 @@ def _link(unfinished: Path, path: Path, key: str) -> None:
         path.hardlink_to(unfinished)
     except FileExistsError as error:
         raise ObjectExistsError(f"object {key!r} exists already") from error
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what writers that were killed had not finished."""
+    for path in folder.glob("*-*"):
+        writer = path.name.partition("-")[0]
+        if writer.isdecimal() and not runs(int(writer)):
+            path.unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> bool:
