@@ -198,3 +198,9 @@ class CallCancelledError(CallError):
 
 class RemoteError(CallError):
     """The call raised something that cannot be rebuilt here."""
+
+
+def named(name: str, otherwise: type[DayflyError]) -> type[DayflyError]:
+    """The class of this name, as another process says it; ``otherwise`` where there is none."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, DayflyError) else otherwise

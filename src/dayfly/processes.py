@@ -36,7 +36,10 @@ class ThisProcess:
 
     @property
     def user(self) -> str:  # noqa: D102
-        return getpass.getuser()
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a container may run under a number that has no name
+            return str(os.getuid())
 
     @property
     def host(self) -> str:  # noqa: D102

@@ -123,13 +123,10 @@ class Deadlines:
         over = max(overs)
         if vm.born.get(Tag.JOB):
             return min((hard, "hard"), (over + ENDED + self.slack, "its job is over"))
-        # One that was given up before it answered has no timer but its own; nor has a master
-        # that was started by a client which has left before it was up.
-        if vm.born.get(Tag.ROLE) == "worker":
-            kept = bool(self._evidence.connected[vm.id])
-        else:
-            kept = self._evidence.serving.get(vm.id, -1.0) >= booted
-        if not kept:
+        # One that was given up before it answered has no timer but its own; a master that was
+        # started for a job which never reached it has but the hard one.
+        worker = vm.born.get(Tag.ROLE) == "worker"
+        if not (self._evidence.connected[vm.id] if worker else over >= booted):
             return hard, "hard"
         soft = max(over, booted + BRING_UP) + self._knobs.soft + self.slack
         return min((hard, "hard"), (soft, "soft"))

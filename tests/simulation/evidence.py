@@ -26,6 +26,8 @@ TIMERS = (
     "start_timeout",
     "start_timeout of a client",
     "comeback",
+    "drained",
+    "call convicted",
     "never called",
     "worker given up, is back",
     "end of create",
@@ -53,12 +55,13 @@ class Evidence:
         restored: When each job was last recovered from a journal.
         submissions: How often each job was submitted to a master that did not know it.
         connected: When each worker's agent reached a master, by the worker's host.
-        serving: When a master's service began to serve last, by its VM.
         parted: When each worker's agent lost its master last.
+        here: When clients came to a master.
         silent: When a master noticed that a client had gone silent: it may be asleep.
         unstored: Calls whose outcome could not be put to storage at least once.
         agents: When each worker's agent was started.
         asked: Workers that masters asked clients for, by job.
+        on_agent: Called with each worker whose agent is started.
         on_left: Called with each worker that is retired, and the reason.
         on_over: Called with each job that ends.
     """
@@ -76,12 +79,13 @@ class Evidence:
         self.served: list[float] = []
         self.restored: dict[str, float] = {}
         self.connected: dict[str, list[float]] = defaultdict(list)
-        self.serving: dict[str, float] = {}
         self.parted: dict[str, float] = {}
+        self.here: list[float] = []
         self.silent: list[float] = []
         self.unstored: set[tuple[str, int]] = set()
         self.agents: dict[str, list[float]] = defaultdict(list)
         self.asked: Counter[str] = Counter()
+        self.on_agent: list[Callable[[str], None]] = []
         self.on_left: list[Callable[[str, str], None]] = []
         self.on_over: list[Callable[[str], None]] = []
         self._heard: dict[str, Callable[[tuple[Any, ...]], None]] = {
@@ -100,6 +104,7 @@ class Evidence:
             "connected to %s": self._connected,
             "the master is gone; calls go on": self._parted,
             "client %s has %s": self._client_left,
+            "client %s is here": lambda _: self.here.append(self._now()),
             "%s: %d runners started": self._agent_started,
             "the outcome of call %d of %s: %s": lambda args: self.unstored.add((args[1], args[0])),
             "job %s needs %d more workers: %s": self._needs,
@@ -177,6 +182,8 @@ class Evidence:
         self.left[worker].append((self._now(), why))
         if why in ("soft", "hard"):
             self._count(f"{why} worker")
+        elif why == "spot":
+            self._count("drained")
         elif "made for is over" in why:
             self._count("end of create")
         for listener in self.on_left:
@@ -197,14 +204,14 @@ class Evidence:
 
     def _agent_started(self, args: tuple[Any, ...]) -> None:
         self.agents[str(args[0])].append(self._now())
+        for listener in self.on_agent:
+            listener(str(args[0]))
 
     def _needs(self, args: tuple[Any, ...]) -> None:
         self.asked[args[0]] += args[1]
 
     def _serving(self, _: tuple[Any, ...]) -> None:
         self.served.append(self._now())
-        if process := current():
-            self.serving[process.host.name] = self._now()
 
 
 class _Handler(logging.Handler):

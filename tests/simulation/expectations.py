@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 #: Seconds after the faults are over from which on a new job has no excuse to fail.
 SETTLED = 900.0
 
+#: Kinds by which a runner dies, or a worker is lost with no reason that its master could know:
+#: three such losses with a call in hand look like its doing.
+CRASHING = {"runner crash", "vm dies", "spot loss", "worker service killed", "partition",
+            "lease expiry race"}  # fmt: skip
+
 ONCE = "each outcome is delivered exactly once, and right"
 REASON = "an await fails only for a reason that its user can know"
 KINDS = "errors are of dayfly's kinds or the user's own"
@@ -53,8 +58,9 @@ class Expectations:
     ) -> None:
         """What one call gave."""
         self._judge.delivered += 1
+        self._convicted(error)
         if error is None:
-            if index in job.failing or value != work.value(job, index):
+            if index in job.failing | job.poisonous or value != work.value(job, index):
                 self._wrong(name, f"call {index} gave {_short(value)}")
         elif not self._call_may_fail(job, index, error):
             self._judge.violated(REASON, f"{name}, call {index}: {error!r}")
@@ -84,7 +90,9 @@ class Expectations:
         """A job that was begun could not be attached to."""
         self._judge.world.note(f"not attached to {name}: {error!r}")
         known = name in self._judge.evidence.opened
-        if not self._job_may_fail(name, job, error) and known:
+        if self._judge.forgotten(name, error):
+            self._judge.violated("a job that was left to its master is known there", f"{error!r}")
+        elif not self._job_may_fail(name, job, error) and known:
             self._judge.violated("a job can be attached to", f"{name}: {error!r}")
 
     # -- ends --
@@ -103,6 +111,7 @@ class Expectations:
         if error is None:
             return "value"
         kind = type(error).__name__
+        self._convicted(error)
         if isinstance(error, errors.UnreachableError):
             self._judge.evidence.fired("start_timeout of a client")
         if type(error) is TimeoutError and job.stop == "timeout":
@@ -115,6 +124,10 @@ class Expectations:
             if not (at_call and self._call_may_fail(job, None, error)):
                 self._judge.violated(REASON, f"{handle.id}: {error!r}")
         return kind
+
+    def _convicted(self, error: BaseException | None) -> None:
+        if isinstance(error, errors.CallCrashedError) and "nothing else to do" in str(error):
+            self._judge.evidence.fired("call convicted")
 
     def _own(self, job: JobKnobs, error: BaseException) -> bool:
         return bool(job.failing) and work.is_own_error(error, None)
@@ -134,7 +147,8 @@ class Expectations:
             case errors.CallTimeoutError():
                 return any_late if index is None else job.durations[index] > bearable
             case errors.CallCrashedError():
-                return bool(rates) or bool(job.poisonous)
+                guilty = bool(job.poisonous) if index is None else index in job.poisonous
+                return guilty or bool(rates.keys() & CRASHING)
             case errors.CallCancelledError():
                 return job.stop == "futures"
             case errors.StorageError():

@@ -1,7 +1,8 @@
 """The promises, checked after every step and at the end.
 
 * No VM is up past its timers, plus a slack: :mod:`.deadlines`.
-* Every VM carries all of its tags from birth; a cluster has one master; a launch is made once.
+* Every VM carries all of its tags from birth; a cluster has one master; a launch is made once:
+  :mod:`.births`.
 * A call runs again only if its worker was lost, and only for somebody: :mod:`.runs`.
 * No job costs more than ``max_cost`` and a bound: :mod:`.bills`.
 * A master's journal replays to the state that its service is in: :mod:`.replay`.
@@ -13,14 +14,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+
+from dayfly import errors
+from dayfly.client.job import Job
 from dayfly.cloud.base import Resource
-from dayfly.model import UP, ExecMode, InstanceState, Tag
+from dayfly.model import UP, ExecMode, JobRecord, Tag
 from dayfly.storage import keys
 from tests.simulation.awaits import Awaits
 from tests.simulation.bills import Bills
+from tests.simulation.births import Births
 from tests.simulation.deadlines import Deadlines
 from tests.simulation.evidence import Evidence
 from tests.simulation.faults import Faults
@@ -31,15 +39,15 @@ from tests.simulation.report import Violation
 from tests.simulation.runs import Runs
 from tests.simulation.services import Master
 from tests.simulation.stalls import Stalls
-from tests.simulation.vms import OVER, Vm
+from tests.simulation.vms import OVER
 from tests.simulation.world import World
 
-#: What every instance is born with, whoever launched it.
-TAGS = (Tag.NAME, Tag.MANAGED, Tag.CLUSTER, Tag.ROLE, Tag.OWNER, Tag.LAUNCH, Tag.EXPIRES_AT)
-#: And every worker.
-WORKER_TAGS = (Tag.MODE, Tag.RUNTIME, Tag.KIND, Tag.PROCESSES)
+#: What a machine notes when it goes by its own deadline.
+OWN_DEADLINE = "powers itself off: its own deadline"
 #: Violations of one promise that are kept.
 KEPT = 3
+#: Seconds for a client to hear of a job's end.
+TOLD = 10.0
 #: Seconds for a job's beginning and end, beside its timers: SSH, installation, told cancels.
 MARGIN = 180.0
 
@@ -58,7 +66,8 @@ class Judge:
         cleaning: Whether ``clean`` has begun, which cancels jobs.
         delivered: Outcomes that users were given.
         replays: Journals that were compared.
-        orphans: Jobs whose client died at some time.
+        orphans: Jobs whose client died at some time, and on which laptop.
+        entrusted: When jobs were left to their master, to go on there, by their id.
         config: The configuration of every client.
     """
 
@@ -76,7 +85,8 @@ class Judge:
         self.outages: list[float] = []
         self.cleaning = False
         self.delivered = 0
-        self.orphans: set[str] = set()
+        self.orphans: dict[str, str] = {}
+        self.entrusted: dict[str, float] = {}
         self.replays = 0
         consumed = {}
         if knobs.mode is ExecMode.CONSUME:
@@ -85,7 +95,6 @@ class Judge:
         self.config = knobs.config(**consumed)
         self._kept: Counter[str] = Counter()
         self._client_of: dict[str, Process] = {}
-        self._launched: Counter[str] = Counter()
         self._awaits = Awaits(world.loop.time, self.violated)
         self.bounded = self._awaits.bounded
         self.deadlines = Deadlines(
@@ -99,6 +108,7 @@ class Judge:
         self.runs = Runs(
             world.executions,
             evidence,
+            torn=world.torn,
             retries=lambda job: self.jobs[job].retries if job in self.jobs else 0,
             timeout=lambda job: self.jobs[job].timeout if job in self.jobs else None,
             slack=lambda: knobs.late + 20 * knobs.network,
@@ -115,7 +125,7 @@ class Judge:
         self.bills = Bills(
             world.cloud, blind=self._blind, astray=self._astray, violated=self.violated
         )
-        world.cloud.on_change(self._changed)
+        self.births = Births(world.cloud, evidence, most=knobs.vms, violated=self.violated)
         evidence.on_over.append(self._over)
 
     @property
@@ -150,6 +160,26 @@ class Judge:
     def end(self, job: str) -> None:
         """A job has ended for its client."""
         self._client_of.pop(job, None)
+        at, how = self.evidence.over.get(job, (self.now, ""))
+        if not self.knobs.faults and self.now - at > TOLD + self.deadlines.slack:
+            late = self.now - at
+            self.violated(
+                "who awaits a job is told of its end", f"{job} was over {late:.1f} s ago: {how}"
+            )
+
+    def left_alone(self, job: Job[Any]) -> None:
+        """A program has ended, but not its job, if its master took charge of it."""
+        if job._course.left:
+            self.entrusted[job.id] = self.now
+
+    def forgotten(self, job: str, error: BaseException) -> bool:
+        """Whether a master with all of its disks has lost a job that was left to it."""
+        if job not in self.entrusted or self.cleaning or not isinstance(error, errors.JobError):
+            return False
+        masters = [v for v in self.world.cloud.vms.values() if v.born.get(Tag.ROLE) == "master"]
+        return "the master does not know it" in str(error.cause) and not any(
+            vm.state in OVER and vm.history[-1].at > self.begun[job] for vm in masters
+        )
 
     def gone(self, process: Process) -> None:
         """A client's process has ended, or was killed."""
@@ -159,7 +189,7 @@ class Judge:
             del self._client_of[job]
             if not self.jobs[job].detach:
                 self.runs.abandoned[job] = self.now
-                self.orphans.add(job)
+                self.orphans[job] = process.host.name
 
     def bound(self, begun: float, job: JobKnobs, process: Process) -> float:
         """Until when an await of a job may take.
@@ -189,42 +219,6 @@ class Judge:
         served = evidence.served[-1:]
         return max([0.0, *self.outages, *self.resumed.values(), *served, *given_up])
 
-    # -- launches --
-
-    def _changed(self, name: str, old: InstanceState | None, _: InstanceState) -> None:
-        if old is not None:
-            return
-        vm = self.world.cloud.vms[name]
-        if not vm.token:
-            return
-        wanted = TAGS if vm.born.get(Tag.ROLE) == "master" else TAGS + WORKER_TAGS
-        if missing := [tag.value for tag in wanted if not vm.born.get(tag.value)]:
-            self.violated("every VM carries its tags from birth", f"{name} lacks {missing}")
-        if vm.born.get(Tag.ROLE) == "master":
-            self._one_master(vm)
-        else:
-            self._launches(vm)
-
-    def _one_master(self, new: Vm) -> None:
-        others = [
-            vm.id
-            for vm in self.world.cloud.vms.values()
-            if vm.born.get(Tag.ROLE) == "master" and vm.state not in OVER and vm is not new
-        ]
-        if others:
-            self.violated("a cluster has one master", f"{new.id} is launched beside {others}")
-
-    def _launches(self, vm: Vm) -> None:
-        name = vm.born.get(Tag.NAME, "")
-        self._launched[name] += 1
-        asked = sum(n for job, n in self.evidence.asked.items() if name.endswith(job[-6:]))
-        if self._launched[name] > self.knobs.vms + asked:
-            self.violated(
-                "a launch is made once",
-                f"{vm.id} is the {self._launched[name]}th worker of {name}; it may have"
-                f" {self.knobs.vms}, and {asked} more were asked for",
-            )
-
     @property
     def haunted(self) -> bool:
         """Whether a master's VM is up that has never booted: only a sweep can end it."""
@@ -238,6 +232,7 @@ class Judge:
     # -- costs --
 
     def _over(self, job: str) -> None:
+        self._still_recorded(job)
         if self.knobs.max_cost is None or job not in self.begun:
             return
         slack = self.deadlines.slack
@@ -252,9 +247,11 @@ class Judge:
         return sum(min([at for at in served if at > out], default=until) - out for out in down)
 
     def _astray(self, worker: str) -> bool:
-        """Whether a worker has lost its master, and has none since."""
+        """Whether a worker has lost its master, or its client before it had one."""
         connected = self.evidence.connected[worker]
-        return bool(connected) and connected[-1] < self.evidence.parted.get(worker, 0.0)
+        if not connected:
+            return bool(self.orphans)
+        return connected[-1] < self.evidence.parted.get(worker, 0.0)
 
     # -- journals --
 
@@ -272,6 +269,17 @@ class Judge:
             for line in found:
                 self.violated("the master's journal replays to the same state", line)
 
+    def _still_recorded(self, job: str) -> None:
+        """A job that is over again must not be so by another end than the one in storage."""
+        for key, found in self.world.storage.objects.items():
+            if key.endswith(keys.record(job)):
+                before = msgspec.json.decode(found.data, type=JobRecord).state
+                _, how = self.evidence.over[job]
+                if before == "completed" and not how.startswith(before):
+                    self.violated(
+                        "a job that was completed stays so", f"{job} is over again: {how}"
+                    )
+
     # -- ends --
 
     def timers_have_fired(self, up: Sequence[str]) -> None:
@@ -280,11 +288,12 @@ class Judge:
         if left:
             self.violated("nothing is up once all timers have fired", f"up: {', '.join(left)}")
 
-    def swept(self, up: Sequence[str]) -> None:
-        """A later client has started: what was past its expiry then, and is still up."""
-        workers = [n for n in up if self.world.cloud.vms[n].born.get(Tag.ROLE) == "worker"]
-        if workers:
-            self.violated("a later client sweeps what is past its expiry", f"up: {workers}")
+    def swept(self, late: Sequence[str], what: str) -> None:
+        """A later client has come and gone: it should have ended these workers."""
+        vms = [self.world.cloud.vms[name] for name in late]
+        left = [vm.id for vm in vms if vm.state in UP and vm.born.get(Tag.ROLE) == "worker"]
+        if left:
+            self.violated(f"a later client ends {what}", f"up: {', '.join(left)}")
 
     def cleaned(self, left: list[Resource], *, everything: bool) -> None:
         """``clean`` has returned: what the truth says of that."""
@@ -317,13 +326,43 @@ class Judge:
         self.replay()
         counts = self.evidence.counts
         counts["master restarted"] += max(0, len(self.evidence.served) - 1)
-        counts["own deadline"] += sum(
-            "own deadline is reached" in text for _, text in self.world.trace
-        )
+        counts["own deadline"] += self._own_deadlines()
         for line in self.world.loop.complaints:
             self.violated("no exception is left unheard", line)
         for at, where, error in self.world.crashes:
             self.violated("no service crashes", f"{where} at {at:.3f} s: {error!r}")
+
+    def _own_deadlines(self) -> int:
+        """How many VMs went by their own deadline; none that has a master, where nothing failed.
+
+        The master's timer comes 5 s before it, and so has failed if it does.
+        """
+        fired = [(at, text.split()[0]) for at, text in self.world.trace if OWN_DEADLINE in text]
+        evidence = self.evidence
+        for at, name in fired if not self.knobs.faults else []:
+            kept = evidence.connected[name] and evidence.parted.get(name, math.inf) > at - 1.0
+            if kept and not evidence.left[name]:
+                self.violated(
+                    "a VM's own deadline is not needed while its master lives",
+                    f"{name}, {at:.1f} s",
+                )
+        return len(fired)
+
+    def deserted(self) -> dict[str, str]:
+        """Workers of ``create`` mode whose client died before it could tell a master of them.
+
+        Returns:
+            The laptop of that client, by the worker's id.
+        """
+        found = {}
+        for vm in self.world.cloud.up():
+            job = vm.born.get(Tag.JOB, "")
+            evidence = self.evidence
+            open_ = job in evidence.opened and job not in evidence.over
+            known = evidence.connected[vm.id] or evidence.lost[vm.id] or evidence.left[vm.id]
+            if job in self.orphans and not open_ and not known:
+                found[vm.id] = self.orphans[job]
+        return found
 
     def sizes(self) -> Counter[str]:
         """Counts for the summary."""

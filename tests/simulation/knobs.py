@@ -46,8 +46,8 @@ RATES: Mapping[str, tuple[float, float]] = {
     "spot notice": (1.0, 60.0),
     "spot loss": (1.0, 60.0),
     "master service killed": (1.0, 90.0),
-    "master vm lost": (0.3, 10.0),
-    "master vm stopped": (0.3, 10.0),
+    "master vm lost": (1.0, 40.0),
+    "master vm stopped": (0.5, 20.0),
     "worker service killed": (1.0, 90.0),
     "client killed": (0.5, 20.0),
     "client asleep": (0.3, 6.0),
@@ -55,6 +55,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "partition": (1.0, 40.0),
     "lease expiry race": (1.0, 40.0),
     "clock step": (1.0, 30.0),
+    "journal tail lost": (0.2, 1.0),
 }
 
 #: Kinds that no part draws for itself: :mod:`tests.simulation.faults` strikes them in time.
@@ -75,7 +76,7 @@ SPONTANEOUS = (
 )
 
 #: Kinds that the programs bring along; they are counted with the others.
-OF_PROGRAMS = ("cancel", "two clients")
+OF_PROGRAMS = ("cancel", "two clients", "poisonous call")
 
 #: Vms of the fixed classes.
 CLASSES = (10, 100)
@@ -297,6 +298,7 @@ def draw(seed: int, *, vms: int | None = None) -> Knobs:
         boot=heavy(random, 2.0, 30.0),
         skew=random.choice([0.0, 0.0, 0.5, 5.0, 90.0]),
         late=random.choice([0.0, 0.01, 0.3]),
+        shuffle=not one_in(random, 10),
     )
 
 

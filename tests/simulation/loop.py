@@ -49,7 +49,7 @@ class SeededLoop(Unreal):
     """The loop of one scenario.
 
     Args:
-        chance: Where the order is drawn from.
+        chance: Where the order is drawn from, if it is ``shuffled``; else it is asyncio's own.
         max_steps: How many steps a run may take.
         max_steps_at_once: How many of them without time going on.
         patience: How many seconds of the processor's time one step may take.
@@ -67,6 +67,7 @@ class SeededLoop(Unreal):
         self,
         chance: Chance,
         *,
+        shuffled: bool = True,
         max_steps: int = 5_000_000,
         max_steps_at_once: int = 200_000,
         patience: float = 10.0,
@@ -81,6 +82,7 @@ class SeededLoop(Unreal):
         self.complaints: list[str] = []
         self.failure: BaseException | None = None
         self._failing: BaseException | None = None
+        self._shuffled = shuffled
         self._draw = chance.stream("order of steps").random
         self._made = 0
         self._queue: deque[Any] = deque()
@@ -253,8 +255,7 @@ class SeededLoop(Unreal):
         culprit = context.get("task") or context.get("future") or context.get("asyncgen")
         who = culprit.get_name() if isinstance(culprit, asyncio.Task) else repr(culprit)
         what = context.get("message") or "an exception that nobody heeded"
-        error = context.get("exception")
-        self.complaints.append(f"{self.time():.3f} {what} ({who}): {error!r}")
+        self.complaints.append(f"{self.time():.3f} {what} ({who}): {context.get('exception')!r}")
 
     # What the parent and its futures ask.
 
@@ -293,7 +294,7 @@ class SeededLoop(Unreal):
         """Give what is ready its turn, in a drawn order: all of it, or only a part."""
         batch, self._queue = self._queue, deque()
         count = len(batch)
-        if count > 1:
+        if count > 1 and self._shuffled:
             batch = self._mixed(batch)
             if self._draw() < _CUT:
                 count = 1 + int(self._draw() * count)
@@ -337,8 +338,6 @@ class SeededLoop(Unreal):
         draw = self._draw
         mixed = sorted(batch, key=lambda _: draw())
         plain = [handle for handle in batch if type(handle) is not _Step]
-        if len(plain) < 2:
-            return deque(mixed)
         # They take their places among the steps in the order in which they came.
         in_order = iter(plain)
         return deque(each if type(each) is _Step else next(in_order) for each in mixed)

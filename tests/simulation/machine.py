@@ -14,6 +14,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,6 +26,7 @@ from tests.simulation.cloudstate import CloudState
 from tests.simulation.keys import cap_of, identity_of, public_of
 from tests.simulation.network import Network
 from tests.simulation.ownvm import Deadline
+from tests.simulation.powercut import tail_of
 from tests.simulation.process import Host, Process, outside
 from tests.simulation.shell import Greeting, serve
 from tests.simulation.stream import SimSocket
@@ -39,6 +41,8 @@ EARLY, EARLY_MOST = 0.4, 15.0
 INSTALL, INTERPRETER = 0.4, 0.3
 #: Seconds until the last service has gone, at least.
 HALT = 1.0
+#: Where a master's journal lies on its disk, and what befalls it when the power goes.
+JOURNAL, TORN = "journal.sqlite", "journal tail lost"
 #: One in so many VMs that never boot does not even get to its bootcmd.
 STILLBORN = 4
 
@@ -61,6 +65,7 @@ class Surroundings(Protocol):
     def boot_seconds(self) -> float: ...
     def disk(self, name: str) -> Path: ...
     def crashed(self, where: str, error: BaseException) -> None: ...
+    def journal_torn(self) -> None: ...
     def program(
         self, machine: Machine, service: Service, process: Process, ready: Callable[[], None]
     ) -> Program: ...
@@ -125,10 +130,11 @@ class Machine:
             self._boot()
         elif state in (InstanceState.STOPPING, InstanceState.SHUTTING_DOWN):
             self.power_off()
-        elif state in (InstanceState.STOPPED, InstanceState.TERMINATED):
+        elif state is InstanceState.STOPPED:
             self.cut()
-            if state is InstanceState.TERMINATED:
-                shutil.rmtree(self.disk, ignore_errors=True)  # most never wrote to it
+        elif state is InstanceState.TERMINATED:
+            self.cut(orderly=True)  # its disk is gone in any case
+            shutil.rmtree(self.disk, ignore_errors=True)  # most never wrote to it
 
     # -- up --
 
@@ -212,24 +218,33 @@ class Machine:
         if ends:
             await asyncio.wait(ends)
         await asyncio.sleep(HALT * (0.2 + self.stream.random()))
-        init.loop.call_soon(self._off, self.host, context=outside())
+        init.loop.call_soon(partial(self._off, self.host, orderly=True), context=outside())
 
-    def _off(self, host: Host | None) -> None:
+    def _off(self, host: Host | None, *, orderly: bool = False) -> None:
         if self.host is host and host is not None:
-            self.cut()
+            self.cut(orderly=orderly)
             self._world.cloud.powered_off(self.id)
 
     def force_off(self) -> None:
         """``poweroff -ff``: at once."""
         self._world.loop.call_soon(self._off, self.host, context=outside())
 
-    def cut(self) -> None:
-        """Its power is gone, or its kernel."""
+    def cut(self, *, orderly: bool = False) -> None:
+        """Its power is gone, or its kernel; unless that is ``orderly``, its disk may suffer."""
         host, self.host, self._init, self._sshd = self.host, None, None, None
         self.up = False
-        if host is not None:
-            self._world.network.cut_power(host)
-            self._world.network.detach(host)
+        if host is None:
+            return
+        faults = self._world.faults
+        tail = None if orderly else tail_of(self.disk / JOURNAL)
+        struck = tail is not None and faults.strikes(TORN)
+        self._world.network.cut_power(host)
+        self._world.network.detach(host)
+        if tail is not None and struck:
+            lost = round(faults.amount(TORN, 1.0, tail.exposed))
+            tail.lose(lost)
+            self._world.journal_torn()
+            self._world.note(f"{self.id} has lost {lost} of {tail.exposed} bytes of its journal")
 
     # -- commands --
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dayfly import FunctionExecutor, config, errors
 from dayfly.client.job import Job
+from dayfly.model import ExecMode
 from tests.simulation import work
 from tests.simulation.expectations import Expectations
 from tests.simulation.invariants import Judge
@@ -66,6 +67,7 @@ class Program:
         self._expectations = Expectations(judge)
         self._reading: list[asyncio.Task[None]] = []
         self._attached: list[Job[Any]] = []
+        self._left: list[Job[Any]] = []
 
     async def run(self) -> None:
         """The whole program."""
@@ -90,6 +92,8 @@ class Program:
             with self._judge.bounded(f"{self._name}: aclose", lambda: self._left_by(now)):
                 await asyncio.gather(*(job.aclose() for job in self._attached))
                 await executor.aclose()
+                for job in self._left:
+                    self._judge.left_alone(job)
                 # Whoever waits for a job of an executor that is closed is told so.
                 await asyncio.gather(*self._reading, return_exceptions=True)
         self._nothing_left()
@@ -145,7 +149,10 @@ class Program:
     async def _job(self, executor: FunctionExecutor, job: JobKnobs) -> None:
         begun = self._judge.now
         script = self._script
-        if script.attaches and (attached := await self._attach(job, script.printed)):
+        attached = None
+        if script.attaches and script.printed:
+            attached = await self._attach(job, script.printed)
+        if attached is not None:
             handle = attached
         else:
             handle = self._begin(executor, job)
@@ -163,6 +170,7 @@ class Program:
         self._judge.end(handle.id)
         if end == "detached":
             script.attaches = True
+            self._left.append(handle)
         if end in ("left", "detached"):
             raise LeftError
         await handle.aclose()
@@ -208,8 +216,18 @@ class Program:
                 **more,
             )
             self._world.durations[handle.id] = job.durations
-            self._world.poisons[handle.id] = job.poisonous
+            self._poison(handle.id, job)
         return handle
+
+    def _poison(self, name: str, job: JobKnobs) -> None:
+        """Some take the whole VM with them: not in ``consume``, where there is only the one."""
+        mode = self._judge.knobs.mode
+        self._world.poisons[name] = {
+            index: "vm" if index % 2 and mode is not ExecMode.CONSUME else "service"
+            for index in job.poisonous
+        }
+        if job.poisonous:
+            self._judge.faults.struck("poisonous call", f"{name}: {sorted(job.poisonous)}")
 
     def _limit(self, begun: float, job: JobKnobs) -> float:
         """Until when an await of a job may take; see :meth:`Judge.bound`."""

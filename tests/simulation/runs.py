@@ -8,6 +8,8 @@ Every run of a call that is not its first must be excused, for each of its earli
 * the job was submitted anew since, to a master that did not know it (its VM was lost);
 * the master's service was restarted since, and the worker was not back within
   ``scheduler.RETURN_GRACE``;
+* a power cut cost a master the newest part of its journal since, and with it the outcome: the
+  worker had let go of that when the master told it that it was kept;
 * the user asked for retries, and the run failed.
 """
 
@@ -29,6 +31,7 @@ class Runs:
 
     Args:
         executions: All that ever ran, in the order in which it began; it grows.
+        torn: When a master's journal lost its newest part; it grows.
         retries: ``retries=`` of a job.
         timeout: ``timeout=`` of a job.
         violated: Told of runs without excuse.
@@ -43,6 +46,7 @@ class Runs:
         executions: list[Execution],
         evidence: Evidence,
         *,
+        torn: list[float],
         retries: Callable[[str], int],
         timeout: Callable[[str], float | None],
         slack: Callable[[], float],
@@ -50,6 +54,7 @@ class Runs:
     ) -> None:
         self._executions = executions
         self._evidence = evidence
+        self._torn = torn
         self._retries = retries
         self._timeout = timeout
         self._slack = slack
@@ -102,7 +107,7 @@ class Runs:
             return True
         if any(since < at <= by for at in evidence.agents[before.instance]):
             return True
-        if any(since < at <= by for at in evidence.submissions[run.job]):
+        if any(since < at <= by for at in (*evidence.submissions[run.job], *self._torn)):
             return True
         return any(
             at <= by
@@ -133,7 +138,9 @@ class Runs:
         last = self.abandoned[run.job]
         # For all that its master can know it may be asleep: the timers bound the job.
         silent = any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent)
-        if silent or evidence.restored.get(run.job, 0.0) > last:
+        restored = evidence.restored.get(run.job, 0.0)
+        came_back = any(restored < at <= last for at in evidence.here)
+        if silent or (restored and not came_back):
             return
         if run.started > last + CLIENT_GRACE + LEISURE + self._slack():
             self._violated(

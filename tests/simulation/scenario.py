@@ -12,7 +12,6 @@ from dayfly import FunctionExecutor, errors
 from dayfly.client.clean import clean
 from dayfly.client.launches import EXPIRY_SLACK
 from dayfly.cloud.base import Resource
-from dayfly.model import UP
 from dayfly.parts import Parts
 from tests.simulation.evidence import Evidence
 from tests.simulation.faults import Faults, misfortune
@@ -148,6 +147,8 @@ class Story:
     # -- the end --
 
     async def _ending(self) -> None:
+        if deserted := self._judge.deserted():
+            await self._deserted(deserted)
         if self._knobs.ending == "timers":
             await self._until_timers_have_fired()
         if self._knobs.ending != "timers" or self._up():
@@ -166,12 +167,26 @@ class Story:
             await asyncio.sleep(30.0)
         self._judge.timers_have_fired(self._up())
         if self._up():
-            await self._later_client()
+            await self._until_swept()
 
-    async def _later_client(self) -> None:
+    async def _deserted(self, deserted: dict[str, str]) -> None:
+        """The next client on that laptop ends what a killed one has launched."""
+        for laptop in sorted(set(deserted.values())):
+            await asyncio.sleep(SETTLED)
+            mine = [name for name, where in deserted.items() if where == laptop]
+            await self._later_client(laptop)
+            self._judge.swept(mine, "what a killed client has launched")
+
+    async def _until_swept(self) -> None:
         """What has never booted is past its expiry by now: any client's start sweeps it."""
         await asyncio.sleep(EXPIRY_SLACK)
-        swept = self._up()
+        late = self._up()
+        await self._later_client("laptop")
+        self._judge.swept(late, "what is past its expiry")
+        await asyncio.sleep(self._knobs.hard + 2 * self._judge.deadlines.slack + 600.0)
+
+    async def _later_client(self, laptop: str) -> None:
+        """Somebody runs a small job."""
 
         async def program(process: Process) -> None:
             sections = self._judge.config
@@ -183,12 +198,9 @@ class Story:
                     await executor.map(abs, [1])
                 await asyncio.sleep(60.0)
 
-        client = self._world.client(program, name="a later client")
+        client = self._world.client(program, laptop=laptop, name="a later client")
         await asyncio.wait([client.ended])
-        self._judge.swept([name for name in swept if self._world.cloud.vms[name].state in UP])
-        if self._knobs.auto:
-            bound = self._knobs.hard + 2 * self._judge.deadlines.slack + 600.0
-            await asyncio.sleep(bound)
+        client.ended.exception()
 
     async def _clean(self, *, everything: bool) -> None:
         async def program(process: Process) -> None:
@@ -223,7 +235,8 @@ class Story:
                 return await clean(parts, everything=everything, told=told)
             except errors.CloudError as error:
                 throttled = self._judge.now < self._knobs.heal + SETTLED
-                if "not gone after" not in str(error) and not throttled:
+                slow = "not gone after" in str(error) or "could not be removed" in str(error)
+                if not slow and not throttled:
                     raise
                 self._world.note(f"clean again: {error}")
                 await asyncio.sleep(30.0)

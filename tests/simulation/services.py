@@ -25,7 +25,7 @@ from dayfly.shell.base import Shell
 from dayfly.storage.base import Storage
 from dayfly.storage.scoped import ScopedStorage
 from dayfly.worker.agent import Agent
-from tests.simulation.machine import Machine
+from tests.simulation.machine import JOURNAL, Machine
 from tests.simulation.network import Network
 from tests.simulation.ownvm import SimNotices, SimVm
 from tests.simulation.process import Process
@@ -76,7 +76,7 @@ class Master:
         self._crashed = crashed
         self._stop = asyncio.Event()
         self.config = msgspec.json.decode(machine.installed["master"].config, type=MasterConfig)
-        self.journal = Journal(machine.disk / "journal.sqlite")
+        self.journal = Journal(machine.disk / JOURNAL)
         self._logbook = Logbook(machine.disk / "logs")
         process.on_kill(self._forget)
 

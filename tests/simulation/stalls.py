@@ -50,12 +50,17 @@ class Stalls:
         self._violated = violated
         self._look_at = 0.0
         self._since: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
 
     def check(self, now: float) -> None:
         """To be called after every step; most often it looks at one number."""
         if now < self._look_at:
             return
         self._look_at = now + LOOK
+        for run in self._live:
+            if run.ended is not None:
+                for who in (run.job, run.instance):
+                    self._ended[who] = max(run.ended, self._ended.get(who, 0.0))
         self._live[:] = [run for run in self._live if run.ended is None]
         busy = {run.instance for run in self._live}
         active = {run.job for run in self._live}
@@ -69,7 +74,8 @@ class Stalls:
         }
         self._since = {job: self._since.get(job, now) for job in still}
         for job, since in self._since.items():
-            if now - max(since, self._disturbed()) > STILL:
+            ended = [self._ended.get(who, 0.0) for who in (job, still[job])]
+            if now - max(since, *ended, self._disturbed()) > STILL:
                 self._since[job] = now
                 self._violated(
                     PROMISE, f"nothing of {job} runs for {STILL:.0f} s while {still[job]} is idle"

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from dayfly.client import session
 from dayfly.client.executor import FunctionExecutor
-from dayfly.errors import CallCrashedError, UnreachableError
+from dayfly.errors import CallCrashedError, StorageError, UnreachableError
 from dayfly.model import InstanceState, Tag
 from tests.simulation.machine import Machine
 from tests.simulation.process import Process
@@ -412,3 +413,22 @@ def test_a_poisonous_call_takes_its_workers_along_and_is_failed_by_name() -> Non
 
     world = told(story)
     assert sum(run.index == 7 for run in world.executions) == 3
+
+
+def test_workers_of_a_job_that_never_reached_a_master_do_not_stay_for_the_hard_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise StorageError("storage refused the function")
+
+    monkeypatch.setattr(session, "send_payload", refuse)
+
+    async def story(world: World) -> None:
+        client = world.client(lambda p: negated(world, p))
+        with pytest.raises(StorageError):
+            await client.ended
+        assert states(world, "master") == []
+        await asyncio.sleep(400.0)
+        assert states(world, "worker") == [S.TERMINATED] * 3
+
+    told(story)

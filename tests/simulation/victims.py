@@ -41,6 +41,7 @@ class Everyone:
             "lease expiry race": self._silent_worker,
             "clock step": self._step,
         }
+        judge.evidence.on_agent.append(self._agent_started)
         #: What is undone at the latest when everything heals.
         self._undo: dict[int, Callable[[], object]] = {}
 
@@ -169,6 +170,16 @@ class Everyone:
         if not masters or not workers:
             return ""
         return self._silence(masters, [stream.choice(workers)], self._faults.amount(kind, *SILENCE))
+
+    def _agent_started(self, worker: str) -> None:
+        """At times an agent that was just started is stopped: it never calls, or far too late."""
+        kind = "lease expiry race"
+        if not self._faults.rate(kind) or self._faults.stream(kind).random() > 0.03:
+            return
+        if process := self._world.machine(worker).service("worker"):
+            process.pause()
+            self._faults.struck(kind, f"the agent of {worker} is stopped")
+            self._for_a_while(self._faults.amount(kind, 20.0, 120.0), process.resume)
 
     def _silence(self, some: list[Host], others: list[Host], seconds: float) -> str:
         heal = self._world.network.partition(some, others)

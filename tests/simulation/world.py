@@ -71,6 +71,11 @@ class Knobs(Protocol):
         """Seconds by which a timer fires late at most."""
         ...
 
+    @property
+    def shuffle(self) -> bool:
+        """Whether ready tasks go on in a drawn order."""
+        ...
+
 
 @dataclass(frozen=True)
 class Calm:
@@ -80,6 +85,7 @@ class Calm:
     boot: float = 5.0
     skew: float = 0.0
     late: float = 0.0
+    shuffle: bool = True
 
 
 class World:
@@ -99,6 +105,7 @@ class World:
         laptops: The users' machines, by name.
         executions: Every run of a call so far.
         crashes: What no service and no conversation expected: when, where and what.
+        torn: When a master's journal lost its newest part.
         durations: Seconds that calls take, by job; others are drawn.
         poisons: Calls that take their VM's service, or all of it, with them, by job.
     """
@@ -115,7 +122,7 @@ class World:
         self.knobs: Knobs = knobs or Calm()
         self.chance = Chance(seed)
         self.trace: list[tuple[float, str]] = []
-        self.loop = SeededLoop(self.chance, recorded=recorded)
+        self.loop = SeededLoop(self.chance, shuffled=self.knobs.shuffle, recorded=recorded)
         self.faults: Strikes = NoFaults() if faults is None else faults(self.chance, self.note)
         self.cloud = CloudState(self.loop, self.chance.stream("cloud"), self.faults)
         self.storage = StorageState(self.loop, self.chance.stream("storage"), self.faults)
@@ -124,6 +131,7 @@ class World:
         self.laptops: dict[str, Host] = {}
         self.executions: list[Execution] = []
         self.crashes: list[tuple[float, str, BaseException]] = []
+        self.torn: list[float] = []
         self.durations: dict[str, Sequence[float]] = {}
         self.poisons: dict[str, Mapping[int, Poison] | Collection[int]] = {}
         self.users_key = "private key of a user"
@@ -256,6 +264,9 @@ class World:
             _sweep(place)
             self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDERS}{os.getpid()}-", dir=place))
         return self._folder / name
+
+    def journal_torn(self) -> None:
+        self.torn.append(self.loop.time())
 
     def crashed(self, where: str, error: BaseException) -> None:
         self.note(f"CRASH {where}: {error!r}")

@@ -102,8 +102,9 @@ class InProcessChannel:
         self.deliver([CallOutcome(index, OutcomeKind.CANCELLED, b"") for index in gone])
         self.look_again()
 
-    async def handed_over(self) -> None:
+    async def handed_over(self) -> bool:
         await self.read_to_the_end.wait()
+        return bool(self.waiting)
 
     async def work(self, items: AsyncIterator[list[bytes]]) -> None:
         self.queue.put_nowait(Phase(waiting="2 VMs to answer SSH"))

@@ -68,6 +68,22 @@ async def test_a_detached_job_that_cannot_be_handed_over_is_cancelled(
         await job
 
 
+async def test_a_detached_job_that_is_over_when_it_is_left_is_not_said_to_go_on(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        async def get_object(self, key: str) -> bytes:
+            await asyncio.sleep(0.05)
+            return session.objects[key]
+
+    monkeypatch.setattr(FunctionExecutor, "storage", Slow())
+    session.stored = {0: "dayfly/out/large"}
+    async with FunctionExecutor(session=session, progress=False) as executor:
+        job = executor.map(abs, [-1], detach=True)
+    assert await job == [1]
+    assert "completed" in repr(job)
+
+
 async def test_other_jobs_of_the_same_executor_are_cancelled_as_ever(session: InProcess) -> None:
     session.held = {0}
     async with FunctionExecutor(session=session, progress=False) as executor:
@@ -259,7 +275,10 @@ def test_results_as_json_are_one_line_each_and_name_what_json_does_not_have() ->
     assert json.loads(text) == [1, {"a": "é"}, {"error": "ValueError", "message": "odd"}]
     assert text.count(b"\n") == 5
     assert results.in_json([]) == b"[]\n"
-    for bad in ({1, 2}, float("nan")):
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for bad in ({1, 2}, float("nan"), deep):
         with pytest.raises(SerializationError, match="call 1"):
             results.in_json([0, bad])
 
@@ -269,6 +288,7 @@ def test_a_file_is_written_whole_or_not_at_all_for_its_owner_only(tmp_path: Path
     results.save(path, b"data")
     assert path.read_bytes() == b"data"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(IsADirectoryError):
-        results.save(tmp_path, b"data")
+    for place in (tmp_path, tmp_path / "nowhere" / "j.pickle"):
+        with pytest.raises(StorageError, match="could not be written"):
+            results.save(place, b"data")
     assert [each.name for each in tmp_path.iterdir()] == ["j.pickle"]

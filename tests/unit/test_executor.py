@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dayfly import ConfigError, FunctionExecutor, SerializationError, UsageError
+from dayfly import ConfigError, FunctionExecutor, SerializationError, UsageError, errors
 from dayfly.client import items
 from dayfly.clock import SystemClock
 from dayfly.serialize import dump_item
@@ -329,6 +330,25 @@ async def test_nothing_is_left_on_the_loop(session: InProcess) -> None:
         await executor.map(square, range(10))
         executor.map(square, [1])
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_the_executor_opened_is_closed_even_if_its_session_cannot_be(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    async def refuse() -> None:
+        raise errors.WireError("the connection broke")
+
+    async def close() -> None:
+        closed.append("parts")
+
+    monkeypatch.setattr(session, "aclose", refuse)
+    executor = FunctionExecutor(session=session, progress=False)
+    monkeypatch.setattr(executor, "_parts", SimpleNamespace(aclose=close))
+    with pytest.raises(errors.WireError):
+        await executor.aclose()
+    assert closed == ["parts"]
 
 
 def test_without_a_running_loop_the_error_says_how_to_get_one(session: InProcess) -> None:

@@ -216,6 +216,8 @@ async def test_cancelling_the_reader_of_as_completed_stops_the_job(
 ) -> None:
     session.held = {0}
     job = executor.map(square, [1])
+    while not session.channels:
+        await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(anext(job.as_completed()), 0.02)
     assert session.told == [(job.id, None)]

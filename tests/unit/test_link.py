@@ -6,6 +6,7 @@ import asyncio
 import socket as socketlib
 import struct
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from aiohttp import web
 from dayfly import errors
 from dayfly.wire import link as wire
 from dayfly.wire import messages as m
+from dayfly.wire.client import MasterDoor
 
 SECRETS = {"client": "secret-of-clients", "worker": "secret-of-workers"}
 WELCOME = m.Welcome(instance="i-master", package="abc")
@@ -235,3 +237,18 @@ async def test_a_caller_that_is_killed_does_not_for_its_kernel_says_so(
         assert socket._response.connection.transport is not None
         socket._response.connection.transport.abort()
         assert not await asyncio.wait_for(silent, 5)
+
+
+def test_an_error_that_a_peer_names_is_one_of_ours_or_the_general_one() -> None:
+    assert errors.named("HardTimeoutError", errors.JobError) is errors.HardTimeoutError
+    for odd in ("annotations", "__doc__", "Exception", "NewerError"):
+        assert errors.named(odd, errors.WireError) is errors.WireError
+
+
+async def test_an_answer_that_comes_as_the_question_is_given_up_breaks_nothing() -> None:
+    door = MasterDoor(cast("Any", None))
+    reply: asyncio.Future[m.ToClient] = asyncio.get_running_loop().create_future()
+    door._asked[1] = reply
+    reply.cancel()
+    door._dispatch(m.Jobs(request=1, rows=[]))
+    door._dispatch(m.Refused(code="JobError", reason="no such job", request=1))

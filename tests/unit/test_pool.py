@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dayfly.model import OutcomeKind
+from dayfly.wire.frame import spans_of
 from dayfly.worker import obituary
 from dayfly.worker.dispatch import (
     HORIZON,
@@ -23,7 +24,6 @@ from dayfly.worker.dispatch import (
     Give,
     Replace,
     appetite,
-    spans,
 )
 from dayfly.worker.obituary import Death, describe
 from tests.unit.worker_support import alive, bench, value_of
@@ -136,7 +136,7 @@ def test_the_most_laden_runner_gives_up_calls_for_an_idle_one() -> None:
 
 
 def test_indices_are_told_as_ranges() -> None:
-    assert [(s.start, s.stop) for s in spans({5, 1, 2, 3, 9, 4})] == [(1, 6), (9, 10)]
+    assert [(s.start, s.stop) for s in spans_of({5, 1, 2, 3, 9, 4})] == [(1, 6), (9, 10)]
 
 
 def test_a_death_is_told_with_its_evidence() -> None:
@@ -187,6 +187,19 @@ async def test_a_call_that_ends_its_process_is_named_and_the_others_finish(
     assert crashed.kind is OutcomeKind.CRASHED
     assert told in crashed.payload.decode()
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.VALUE}
+
+
+async def test_a_call_whose_process_was_told_to_end_is_in_hand_until_that_is_explained() -> None:
+    async with bench() as b:
+        b.open(exec)
+        b.add(["import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+        while not b.owner.troubles:  # its runner is gone; the whole VM may be going down
+            assert b.pool.indices() == {"job": {0}}
+            await asyncio.sleep(0.005)
+        assert b.pool.indices() == {"job": {0}}
+        [outcome] = await b.outcomes(1)
+        assert outcome.kind is OutcomeKind.CRASHED
+        assert b.pool.indices() == {}
 
 
 async def test_the_last_words_of_a_segfault_say_where_it_was() -> None:

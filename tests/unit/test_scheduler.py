@@ -548,3 +548,23 @@ def test_timers_are_told_which_jobs_are_on_a_worker() -> None:
     actions = story.job(spec(), 1)
     assert e.Engage(worker="w1", job="j", started=7.0) in actions
     assert e.Disengage(worker="w1", job="j") in story.done("w1", 0)
+
+
+def test_a_job_that_had_workers_before_the_master_restarted_waits_for_new_ones() -> None:
+    story = Story()
+    story.tell(
+        e.JobRestored(
+            spec=spec(),
+            chunks=[Span(0, 4)],
+            total=4,
+            done=bytearray(4),
+            failed=0,
+            started=-1.0,
+        )
+    )
+    story.tell(e.FollowersChanged(job="j", count=1))
+    for name in ("w1", "w2", "w3"):
+        story.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
+        actions = story.tell(e.WorkerLost(worker=name, reason="it never called"))
+        assert closed(actions) is None
+        assert needed(actions) == [1]

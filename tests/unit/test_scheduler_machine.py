@@ -34,6 +34,7 @@ class Cluster(RuleBasedStateMachine):
         self.incarnations: dict[str, str] = {}
         self.zombies: dict[str, set[Key]] = {}
         self.draining: set[str] = set()
+        self.away: set[str] = set()
         #: The outcomes that each worker said last, whose acknowledgement may not have arrived.
         self.unkept: dict[str, list[tuple[str, CallOutcome]]] = {}
         #: Which try of a call a worker has been given, the failed tries of each call by their
@@ -60,6 +61,7 @@ class Cluster(RuleBasedStateMachine):
 
     def forget(self, name: str) -> None:
         self.draining.discard(name)
+        self.away.discard(name)
         self.recalls.pop(name, None)
         self.unkept.pop(name, None)
         self.workers.pop(name)
@@ -68,6 +70,7 @@ class Cluster(RuleBasedStateMachine):
         match action:
             case e.Lease(worker=worker, job=job, span=span, attempt=attempt):
                 assert worker not in self.draining, "a worker that drains was given calls"
+                assert worker not in self.away, "a worker that is away was given calls"
                 assert span.start < span.stop
                 assert span.start // 10 == (span.stop - 1) // 10, "a span crosses chunks"
                 for index in range(span.start, span.stop):
@@ -166,14 +169,17 @@ class Cluster(RuleBasedStateMachine):
         self.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
         self.tell(e.WorkerReady(worker=name, incarnation="0", processes=processes, holding={}))
 
-    @precondition(lambda self: any(self.workers.values()))
+    def here(self) -> list[str]:
+        return sorted(self.workers.keys() - self.away)
+
+    @precondition(lambda self: any(self.workers[name] for name in self.here()))
     @rule(
         data=st.data(),
         seconds=st.sampled_from([1e-5, 1e-3, 0.05, 1.0]),
         kind=st.sampled_from([OutcomeKind.VALUE, OutcomeKind.RAISED]),
     )
     def outcomes(self, data: st.DataObject, seconds: float, kind: OutcomeKind) -> None:
-        name = data.draw(st.sampled_from([n for n, held in self.workers.items() if held]))
+        name = data.draw(st.sampled_from([n for n in self.here() if self.workers[n]]))
         job = data.draw(st.sampled_from(sorted({k[0] for k in self.workers[name]})))
         mine = sorted(k[1] for k in self.workers[name] if k[0] == job)
         count = data.draw(st.integers(1, len(mine)))
@@ -216,10 +222,10 @@ class Cluster(RuleBasedStateMachine):
         self.forget(name)
         self.tell(e.WorkerLost(worker=name, reason="gone", innocent=innocent))
 
-    @precondition(lambda self: self.workers)
+    @precondition(lambda self: self.here())
     @rule(data=st.data())
     def the_cloud_takes_a_worker_back(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.workers)))
+        name = data.draw(st.sampled_from(self.here()))
         self.draining.add(name)
         self.tell(e.WorkerDraining(worker=name, reason="spot"))
         for job in sorted({key[0] for key in self.workers.get(name, ())}):
@@ -249,6 +255,14 @@ class Cluster(RuleBasedStateMachine):
         self.workers[name] = set()
         self.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
         self.connect(name, held)
+
+    @precondition(lambda self: self.here())
+    @rule(data=st.data())
+    def a_connection_breaks(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.here()))
+        self.away.add(name)
+        self.recalls.pop(name, None)
+        self.tell(e.WorkerAway(worker=name))
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), again=st.booleans())
@@ -298,6 +312,7 @@ class Cluster(RuleBasedStateMachine):
             and not any(k in other for other in self.workers.values())
         }
         self.workers[name] = mine
+        self.away.discard(name)
         self.tell(
             e.WorkerReady(
                 worker=name,
@@ -362,7 +377,7 @@ class Cluster(RuleBasedStateMachine):
             if job not in self.closed
             for index in range(count)
         } - (held | self.delivered.keys())
-        staying = [name for name in self.workers if name not in self.draining]
+        staying = [name for name in self.here() if name not in self.draining]
         for name in staying:
             if not self.workers[name] and (could := [k for k in waiting if self.may(name, k)]):
                 raise AssertionError(f"{name} has nothing to do, and {could} wait")
@@ -378,6 +393,8 @@ class Cluster(RuleBasedStateMachine):
         for job in self.open_to_items():
             self.complete.add(job)
             self.tell(e.ItemsEnded(job=job, total=self.jobs[job]))
+        for name in sorted(self.away):
+            self.lose(name, innocent=True)
         self.worker_for_the_end()
         for _ in range(10_000):
             busy = [(n, k) for n, held in self.workers.items() for k in sorted(held)[:1]]

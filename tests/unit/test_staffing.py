@@ -48,3 +48,29 @@ async def replaced(mode: ExecMode) -> int:
 async def test_no_vm_is_launched_in_the_place_of_one_that_is_the_users() -> None:
     assert await replaced(ExecMode.REUSE) == 1
     assert await replaced(ExecMode.CONSUME) == 0
+
+
+async def test_a_fault_while_workers_are_found_fails_the_job_and_is_told() -> None:
+    given_up: list[Exception] = []
+
+    class Host:
+        def spawn(self, work: Any, name: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(work, name=name)
+
+        async def give_up(self, channel: Channel, error: Exception) -> None:
+            given_up.append(error)
+
+    async def launch(count: int, *, others: bool) -> Supplied:
+        raise KeyError("a type that no price list has")
+
+    spec = SimpleNamespace(mode=ExecMode.REUSE)
+    supply = SimpleNamespace(spec=spec, launch=launch, fits=True, spared=0)
+    channel = SimpleNamespace(
+        id="j-1", supply=supply, launching=False, owed=0, ended=False, emit=lambda _: None
+    )
+    parts = SimpleNamespace(clock=None, cloud=SimpleNamespace(pace=1.0))
+    ascender = SimpleNamespace(cluster=None)
+    staffing = Staffing(*cast("Any", (parts, ascender, None, Host())))
+    await staffing.replace(cast("Channel", channel), 1, "its agent is gone")
+    await asyncio.gather(*staffing.under_way)
+    assert [type(error) for error in given_up] == [KeyError]

@@ -117,6 +117,21 @@ def test_with_every_process_busy_a_suspect_gets_the_worker_that_is_free_first() 
     assert len(leases(story.done("w4", suspect))["w4"]) == 2
 
 
+def test_a_suspect_that_never_reached_a_worker_is_not_convicted_with_it() -> None:
+    story = Story()
+    story.job(spec(), 3)
+    for name in ("w1", "w2"):
+        story.worker(name, spec(), processes=3)
+        lose(story, name)
+    (suspect,) = leases(story.worker("w3", spec()))["w3"]
+    story.tell(e.WorkerAway(worker="w3"))
+    # Its call is not wanted any more; another one cannot reach it before it is back.
+    cancelled = e.CancelAsked(job="j", indices=[suspect], reason="ada")
+    assert leases(story.tell(cancelled)) == {}
+    assert delivered(lose(story, "w3")) == []
+    assert len(leases(story.worker("w4", spec()))["w4"]) == 1
+
+
 def test_a_worker_that_comes_back_proves_its_calls_innocent() -> None:
     story = Story()
     story.job(spec(), 2)
@@ -392,3 +407,15 @@ def test_calls_of_a_worker_that_is_gone_before_they_end_run_elsewhere_at_no_cost
     actions = story.done("w2", *leases(story.actions)["w2"])
     assert sorted(leases(actions)["w2"]) == mine
     assert attempts(actions) == [0] * len(attempts(actions))
+
+
+def test_a_worker_that_drained_while_nobody_was_attached_is_not_held_against_the_next() -> None:
+    story = Story()
+    story.job(spec(), 4)
+    story.worker("w1", spec())
+    story.tell(e.FollowersChanged(job="j", count=0, silent=True))
+    story.tell(e.WorkerDraining(worker="w1", reason="spot"))
+    lose(story, "w1", innocent=True)
+    actions = story.tell(e.FollowersChanged(job="j", count=1))
+    (need,) = [a for a in actions if isinstance(a, e.NeedWorkers)]
+    assert (need.count, need.spared) == (1, 1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dayfly.errors import CallError, SerializationError
+from dayfly.storage.userfiles import users_file
 
 if TYPE_CHECKING:
     from dayfly.serialize import Outcome
@@ -40,7 +42,7 @@ def in_json(results: list[Any]) -> bytes:
             shown = {"error": type(value).__name__, "message": str(value)}
         try:
             texts.append(json.dumps(shown, allow_nan=False, ensure_ascii=False))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise SerializationError(
                 f"the result of call {index} cannot be written as JSON",
                 cause=str(error),
@@ -51,11 +53,18 @@ def in_json(results: list[Any]) -> bytes:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Write a file as a whole, or not at all; only this user can read it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a file as a whole, or not at all; only this user can read it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with users_file("written", path):
+        # 0600, under a name that nobody can have put in its place.
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -80,8 +80,8 @@ class _TimedChannel:
     async def cancel(self, indices: list[int] | None = None) -> None:
         await self._channel.cancel(indices)
 
-    async def handed_over(self) -> None:
-        await self._channel.handed_over()
+    async def handed_over(self) -> bool:
+        return await self._channel.handed_over()
 
 
 def phase_of(event: Event) -> str:

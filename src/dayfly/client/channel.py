@@ -46,10 +46,13 @@ class JobChannel(Protocol):
         """
         ...
 
-    async def handed_over(self) -> None:
+    async def handed_over(self) -> bool:
         """Wait until the master has all that the job needs to go on without this program.
 
         Whoever has no patience bounds it.
+
+        Returns:
+            ``False`` when the job has ended instead: its end is among the events.
         """
         ...
 

@@ -42,8 +42,12 @@ class Teller(Protocol):
         """See :meth:`Conversation.tell`."""
         ...
 
-    async def confirm(self, channel: Channel) -> None:
-        """Wait until the master has all that was said of a job, and its workers."""
+    async def confirm(self, channel: Channel) -> bool:
+        """Wait until the master has all that was said of a job, and its workers.
+
+        Returns:
+            ``False`` when the job has ended instead.
+        """
         ...
 
 
@@ -121,13 +125,13 @@ class Channel:
         else:
             self.withdrawn += indices
 
-    async def handed_over(self) -> None:
+    async def handed_over(self) -> bool:
         """See :meth:`dayfly.client.channel.JobChannel.handed_over`."""
         if self.attached:
-            return
+            return True
         if self.task is not None:
             await asyncio.wait([self.task])
-        await self._teller.confirm(self)
+        return await self._teller.confirm(self)
 
     def talks_to(self, journal: str) -> None:
         """Deliveries are numbered by this journal from now on.
@@ -204,7 +208,8 @@ class Conversation:
         self._clock = clock
         self._ascent: Ascent | None = None
         self._ascending = asyncio.Lock()
-        self._listener: asyncio.Task[None] | None = None
+        #: More than one only while an older one still lets go of its master.
+        self._listeners: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -239,25 +244,34 @@ class Conversation:
             DayflyError: It cannot be brought up.
         """
         async with self._ascending:
-            if self._closed:
-                raise errors.WireError("the executor was closed")
+            self._refuse_when_closed()
             if self._ascent is None:
-                self._ascent = await self._take_up()
-                self._listener = asyncio.create_task(
-                    self._listen(self._ascent), name="dayfly listener"
-                )
+                ascent = await self._take_up()
+                try:
+                    self._refuse_when_closed()  # which may have come meanwhile
+                except errors.WireError:
+                    await ascent.aclose()
+                    raise
+                self._ascent = ascent
+                listener = asyncio.create_task(self._listen(ascent), name="dayfly listener")
+                self._listeners.add(listener)
+                listener.add_done_callback(self._listeners.discard)
             return self._ascent
 
     async def aclose(self) -> None:
         """Hang up, for good."""
         self._closed = True
-        while self._listener is not None:  # one that mends may just have made the next
-            listener, self._listener = self._listener, None
+        listeners = list(self._listeners)
+        for listener in listeners:
             listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
-        if self._ascent is not None:
+        await asyncio.gather(*listeners, return_exceptions=True)
+        if self._ascent is not None:  # its listener had not begun
             await self._ascent.aclose()
             self._ascent = None
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise errors.WireError("the executor was closed")
 
     async def _take_up(self) -> Ascent:
         attempt = 0
@@ -295,10 +309,13 @@ class Conversation:
 
     async def _listen(self, ascent: Ascent) -> None:
         try:
-            async for message in ascent.door.pushed():
-                await self._heard(message)
-            self._ascent = None
-            await ascent.aclose()
+            try:
+                async for message in ascent.door.pushed():
+                    await self._heard(message)
+            finally:
+                # Whatever ended it: what nobody listens to is not open.
+                self._ascent = None
+                await ascent.aclose()
             await self._mend()
         except Exception as error:
             # A fault of ours must not leave whoever awaits a job without an answer.

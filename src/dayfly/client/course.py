@@ -164,7 +164,9 @@ class Course:
                 over.cancel()
                 handing.cancel()
                 ends = await asyncio.gather(handing, return_exceptions=True)
-            if ends[0] is None:
+            if ends[0] is False:
+                await self.settled()  # it has ended: most often its outcomes are as good as here
+            if isinstance(ends[0], bool):
                 self._let_go()
             elif not self.over.is_set():
                 self._owner.noted(
@@ -175,10 +177,10 @@ class Course:
                 self.cancel()
         await self.settled()
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self) -> bool:
         await self._connected.wait()
-        if self._channel is not None:
-            await self._channel.handed_over()
+        assert self._channel is not None  # noqa: S101  # set before it is connected
+        return await self._channel.handed_over()
 
     def _let_go(self) -> None:
         if self.over.is_set() or self._parting is not None:
@@ -388,9 +390,8 @@ class Course:
             why = last.reason or "by another program or terminal"
             return errors.JobCancelledError(f"job {self._job} was cancelled: {why}")
         if last.state is not JobState.COMPLETED:
-            kind = getattr(errors, last.error, errors.JobError)
-            failure: BaseException = kind(last.reason or f"job {self._job} failed")
-            return failure
+            kind = errors.named(last.error, errors.JobError)
+            return kind(last.reason or f"job {self._job} failed")
         came, total = len(self.arrived), self.total
         if came != total:
             return errors.WireError(f"job {self._job} ended with {came} of {total} outcomes")

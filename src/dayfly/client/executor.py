@@ -12,6 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -167,10 +168,10 @@ class FunctionExecutor:
             self._closed = True
             session, self._session = self._session, None
             parts, self._parts = self._parts, None
-            if session is not None:
-                await session.aclose()
-            if parts is not None:
-                await parts.aclose()
+            async with AsyncExitStack() as opened:
+                for each in (parts, session):
+                    if each is not None:
+                        opened.push_async_callback(each.aclose)
 
     @property
     def storage(self) -> Storage:

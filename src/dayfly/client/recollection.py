@@ -73,8 +73,9 @@ class Recollection:
     async def cancel(self, indices: list[int] | None = None) -> None:
         """Nothing is left to be stopped."""
 
-    async def handed_over(self) -> None:
+    async def handed_over(self) -> bool:
         """Nothing is left to be handed over."""
+        return True
 
     def _decoded(self, frames: bytes) -> list[bytes]:
         try:

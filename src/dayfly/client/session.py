@@ -44,6 +44,7 @@ class MasterSession:
         self._road: asyncio.Task[_Road] | None = None
         self._made: _Road | None = None
         self._stored: dict[str, float] = {}
+        self._closed = False
 
     def start(self, request: JobRequest, items: AsyncIterator[list[bytes]]) -> Channel:
         """See :meth:`dayfly.client.channel.Session.start`."""
@@ -61,8 +62,7 @@ class MasterSession:
 
     async def attach(self, job: str) -> Found:
         """See :meth:`dayfly.client.channel.Session.attach`."""
-        if job in self._channels:
-            raise errors.UsageError(f"job {job} is this executor's already")
+        self._refuse_twice(job)
         if (found := await self._remembered(job)) is not None:
             return found
         spec, total = await self._describe(job)
@@ -73,33 +73,43 @@ class MasterSession:
             raise self._unknown(job, "the master does not know it")
         return await self._join(spec, total)
 
-    async def confirm(self, channel: Channel) -> None:
+    async def confirm(self, channel: Channel) -> bool:
         """See :meth:`dayfly.client.conversation.Teller.confirm`."""
         road = await self._open_road()
         if under_way := road.staffing.under_way:
             await asyncio.wait(under_way)
         while not channel.ended:
-            # Messages are handled in order, so this answer comes after all that was said.
-            with suppress(errors.WireError, errors.JobError):
+            # Messages are handled in order, so this answer comes after all that was said. Whoever
+            # takes a broken conversation up again knows for how long, and ends the job.
+            with suppress(errors.WireError, errors.JobError, errors.CloudError):
                 ascent = await road.conversation.ascent()
                 if (await ascent.door.describe(channel.id)).total is not None:
-                    return
+                    return True
             await self._parts.clock.sleep(PAUSE)
+        return False
 
     async def aclose(self) -> None:
         """Let go of the master; jobs that still run are cut off here, not cancelled."""
-        if self._made and (under_way := self._made.staffing.under_way):
-            # A launch that is under way is finished and handed over: no VM is forgotten.
-            await asyncio.wait(under_way, timeout=CLOSING)
-        tasks = [*self._tasks, *([self._road] if self._road else [])]
-        for task in tasks:
-            task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-        for end in ends:
-            if isinstance(end, _Road):
-                await end.conversation.aclose()
-        for channel in self._channels.values():
-            channel.fail(errors.WireError(f"job {channel.id}: the executor was closed"))
+        try:
+            await self._launched()
+        finally:
+            self._closed = True
+            if self._made:
+                # Before the tasks: what the master says begins new ones.
+                await self._made.conversation.aclose()
+            tasks = [*self._tasks, *([self._road] if self._road else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for channel in self._channels.values():
+                channel.fail(errors.WireError(f"job {channel.id}: the executor was closed"))
+
+    async def _launched(self) -> None:
+        """Wait until what is launched is handed over, and dismissed what is done with."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                while self._made and (under_way := self._made.staffing.under_way):
+                    await asyncio.wait(under_way)
 
     # -- one job --
 
@@ -181,7 +191,7 @@ class MasterSession:
                 await road.staffing.replace(channel, count, reason, spared=spared)
             case m.Refused(code=code, reason=reason):
                 if not await self._recall(channel):
-                    channel.fail(getattr(errors, code, errors.WireError)(reason))
+                    channel.fail(errors.named(code, errors.WireError)(reason))
                     self._channels.pop(channel.id, None)
             case m.Notice(lost=lost) if lost:
                 channel.emit(message)
@@ -224,12 +234,14 @@ class MasterSession:
             memory = await recollect(self._parts.storage, channel.id)
             if memory is None:
                 return False
-            channel.talks_to("")
-            async for delivery in memory.deliveries():
-                channel.deliver(delivery)
+            deliveries = [delivery async for delivery in memory.deliveries()]
         except errors.StorageError as error:
             log.warning("storage does not tell what became of job %s: %s", channel.id, error)
             return False
+        # All at once: a master that is up again may be numbering deliveries of its own.
+        channel.talks_to("")
+        for delivery in deliveries:
+            channel.deliver(delivery)
         if channel.task is not None:
             channel.task.cancel()
         self._finish(channel, memory.last_word)
@@ -266,9 +278,14 @@ class MasterSession:
         channel = Channel(self, JobRequest(spec=spec, function=b""), attached=True)
         road = await self._open_road()
         await road.staffing.join(channel)
+        self._refuse_twice(channel.id)  # it may have been attached to meanwhile
         self._channels[channel.id] = channel
-        await self.tell(channel, m.FollowLogs(job=channel.id), remember=True)
-        await self.tell(channel, m.Follow(job=channel.id))
+        try:
+            await self.tell(channel, m.FollowLogs(job=channel.id), remember=True)
+            await self.tell(channel, m.Follow(job=channel.id))
+        except BaseException:
+            self._channels.pop(channel.id, None)
+            raise
         return Found(
             function=spec.function,
             single=spec.single,
@@ -276,6 +293,10 @@ class MasterSession:
             total=total,
             channel=channel,
         )
+
+    def _refuse_twice(self, job: str) -> None:
+        if job in self._channels:
+            raise errors.UsageError(f"job {job} is this executor's already")
 
     def _unknown(self, job: str, master: str) -> errors.JobError:
         cloud = self._parts.cloud
@@ -290,9 +311,16 @@ class MasterSession:
     # -- the road to the master, made once --
 
     async def _open_road(self) -> _Road:
+        if self._closed:
+            raise errors.WireError("the executor was closed")
         if self._road is None or (self._road.done() and self._road.exception()):
             self._road = asyncio.create_task(self._make_road(), name="dayfly road")
-        return await asyncio.shield(self._road)
+        road = self._road
+        if not road.done():
+            await asyncio.wait([road])
+        if road.cancelled():  # by closing: nobody cancelled who waits here
+            raise errors.WireError("the executor was closed")
+        return road.result()
 
     async def _make_road(self) -> _Road:
         ascender = await Ascender.prepare(self._parts)

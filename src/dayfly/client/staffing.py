@@ -233,7 +233,7 @@ class Staffing:
                 channel.emit(m.Notice(level="warning", text=supplied.notice, job=channel.id))
             if supplied.instances:
                 await self._hand_over(channel, supplied)
-        except errors.DayflyError as error:
+        except Exception as error:  # noqa: BLE001  # a fault of ours too must end what waits for it
             await self._host.give_up(channel, error)
             return
         finally:
@@ -249,7 +249,11 @@ class Staffing:
             return
         job = spec.id if spec.mode is ExecMode.CREATE else ""
         adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
-        await self._host.tell(channel, adopt, remember=True)
+        try:
+            await self._host.tell(channel, adopt, remember=True)
+        except errors.DayflyError:
+            await self._give_back(channel, instances)
+            raise
         if spec.mode is ExecMode.CONSUME:
             return  # a user's own VM is not re-tagged
         if self._lookout.watch(channel, instances):
@@ -258,13 +262,24 @@ class Staffing:
             await self._cluster.launches.settled(token)
         await self._cluster.keep(instances)
 
+    async def _give_back(self, channel: Channel, instances: list[Instance]) -> None:
+        """End what was just launched for a job, and no master is there to look after."""
+        supply = channel.supply
+        if supply is None or supply.spec.mode is not ExecMode.REUSE or not supply.spec.policy.auto:
+            return  # create mode ends its own with the job
+        try:
+            await self._cluster.give_back([i.id for i in instances if i.id in supply.launched])
+        except errors.CloudError as error:
+            log.warning("the workers of %s are left to their timers: %s", channel.id, error)
+
     async def _look_out(self) -> None:
         """Tell the master of workers that ended before they had begun, so that it need not wait."""
         async for channel, instance in self._lookout.ended():
             why = instance.state_reason or "the cloud gives no reason"
             reason = f"{instance.name} ({instance.id}) is {instance.state}: {why}"
             if not channel.ended:
-                await self._host.tell(channel, m.Ended(instance=instance.id, reason=reason))
+                with suppress(errors.DayflyError):  # the master will find out by itself
+                    await self._host.tell(channel, m.Ended(instance=instance.id, reason=reason))
 
     # -- a new job's workers --
 

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from dayfly.master.ledger import ASIDE, Ledger
-from dayfly.master.suspects import Loss, Suspects, spans_of
+from dayfly.master.suspects import Loss, Suspects
 from dayfly.model import CallOutcome, Try
-from dayfly.wire.messages import Span
+from dayfly.wire.frame import Span, spans_of
 
 
 class Apart:

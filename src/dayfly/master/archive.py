@@ -49,6 +49,8 @@ async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage
     Raises:
         StorageError: Storage refused; nothing is lost here, and it can be said again.
     """
+    # A power cut must not bring a job back to life whose record is in storage.
+    journal.sync()
     part, size, after = 0, 0, 0
     frames: list[bytes] = []
     job = record.id

@@ -49,7 +49,7 @@ class Dealer:
         """Give one worker its next spans; whether there were any."""
         if not worker.open:
             return False
-        group = self._roster.group(worker.pool)
+        group = worker.group
         best: Job | None = None
         best_room = 0
         in_hand = self._in_hand(worker)
@@ -140,6 +140,8 @@ class Dealer:
 
     def _give_alone(self, worker: Worker, group: Group, now: float, out: Actions) -> bool:
         """Give a suspect to a worker that has nothing in hand; whether there was one."""
+        if not worker.serves:
+            return False  # it would be lost with a call that never reached it
         for job in self._dealt(group):
             index = job.apart.take_alone(worker.number)
             if index is not None:

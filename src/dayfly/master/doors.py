@@ -189,6 +189,9 @@ def _describe(hub: Hub, peer: ClientPeer, message: m.Describe) -> None:
         peer.say(dropped(message.job, message.request))
         return
     total = next((row.total for row in hub.job_rows() if row.id == message.job), None)
+    if dossier.spec.detach and total is not None:
+        # Whoever hears this may leave, and will not say again what a power cut took away.
+        hub.books.journal.sync()
     peer.say(m.Described(request=message.request, spec=dossier.spec, total=total))
 
 

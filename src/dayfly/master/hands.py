@@ -12,10 +12,10 @@ from dayfly.master.dealer import Dealer
 from dayfly.master.openjob import Job
 from dayfly.master.retrying import RETRIED, as_try
 from dayfly.master.roster import Roster, Worker
-from dayfly.master.suspects import CONVICTED, spans_of, verdict
+from dayfly.master.suspects import CONVICTED, verdict
 from dayfly.model import CallOutcome, OutcomeKind
 from dayfly.wire import messages as m
-from dayfly.wire.messages import Span
+from dayfly.wire.frame import Span, spans_of
 
 Actions = list[e.Action]
 
@@ -39,7 +39,8 @@ class Hands:
             Those that count, and whether any of the others is to be run again.
         """
         # What it was told to drop, it says it dropped; whoever told it knows why.
-        said = [outcome for outcome in outcomes if outcome.kind is not OutcomeKind.CANCELLED]
+        dropped = OutcomeKind.CANCELLED
+        said = [outcome for outcome in outcomes if outcome.kind is not dropped]
         again = False
         if job.spec.retries:
             failed = [outcome for outcome in said if outcome.kind in RETRIED]
@@ -118,7 +119,7 @@ class Hands:
             self._back(worker, out, but=holding)
         else:
             self._back(worker, out, reason="its agent's process ended" if before else "")
-        for job_id in self._roster.group(worker.pool).jobs:
+        for job_id in worker.group.jobs:
             suspects = self._jobs[job_id].apart.suspects
             if suspects and suspects.take_back(worker.name, event.incarnation):
                 absolved = e.Absolved(job=job_id, worker=worker.name, incarnation=event.incarnation)

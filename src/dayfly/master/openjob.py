@@ -19,6 +19,7 @@ class Job:
         asked: Workers that its client has been asked for and that have not come.
         losses: What happened to each worker that it lost, in words.
         had_worker: Whether a worker was ever ready for it.
+        spared: See :class:`dayfly.wire.messages.WorkersNeeded`; to be said when it is asked next.
         alone_since: Since when it has no worker, and a client that could launch some.
         orphan_since: Since when every client has left it, so that it ends after a grace.
         followers: Clients that are attached. Only they can launch.

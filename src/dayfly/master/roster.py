@@ -12,6 +12,7 @@ class Worker:
 
     Attributes:
         number: How ledgers name it.
+        group: The workers and the open jobs of its pool.
         ready: Whether it has asked for work; until then it is on its way.
         held: Calls in its hands, of all jobs.
         jobs: The jobs whose calls it may have in hand.
@@ -22,10 +23,11 @@ class Worker:
         alone: That call, as its job and index, once it has it in hand.
     """
 
-    def __init__(self, name: str, number: int, pool: Pool) -> None:
+    def __init__(self, name: str, number: int, pool: Pool, group: Group) -> None:
         self.name = name
         self.number = number
         self.pool = pool
+        self.group = group
         self.ready = False
         self.incarnation = ""
         self.processes = 1
@@ -118,14 +120,15 @@ class Roster:
     def add(self, name: str, pool: Pool) -> Worker:
         """A worker is on its way."""
         self._last_number += 1
-        worker = Worker(name, self._last_number, pool)
+        group = self._groups.setdefault(pool, Group())
+        worker = Worker(name, self._last_number, pool, group)
         self._by_name[name] = self._by_number[worker.number] = worker
-        self._groups.setdefault(pool, Group()).workers[name] = worker
+        group.workers[name] = worker
         return worker
 
     def remove(self, worker: Worker) -> None:
         """A worker is gone, with nothing in its hands."""
-        group = self.group(worker.pool)
+        group = worker.group
         del self._by_name[worker.name], self._by_number[worker.number]
         del group.workers[worker.name]
         group.hungry.pop(worker.name, None)
@@ -142,7 +145,7 @@ class Roster:
 
     def set_ready(self, worker: Worker, incarnation: str, processes: int) -> None:
         """A worker has asked for work."""
-        group = self.group(worker.pool)
+        group = worker.group
         group.ready -= worker.serves
         group.queued -= worker.queued
         worker.ready = True
@@ -156,27 +159,27 @@ class Roster:
 
     def set_away(self, worker: Worker) -> None:
         """A worker cannot be talked to; what it has in hand it keeps."""
-        group = self.group(worker.pool)
+        group = worker.group
         group.ready -= worker.serves
         worker.ready = False
         self.hold(worker, 0)
 
     def hold(self, worker: Worker, more: int) -> None:
         """A worker has ``more`` calls in hand than before."""
-        group = self.group(worker.pool)
+        group = worker.group
         group.queued -= worker.queued
         worker.held += more
         group.queued += worker.queued
         if worker.held <= worker.processes:
             worker.recalled = False
-        if not worker.open or worker.held >= worker.processes:
+        if worker.held >= worker.processes or not worker.open:
             group.hungry.pop(worker.name, None)
         elif worker.name not in group.hungry:
             group.hungry[worker.name] = worker
 
     def drain(self, worker: Worker) -> None:
         """A worker takes no more."""
-        group = self.group(worker.pool)
+        group = worker.group
         group.ready -= worker.serves
         worker.draining = True
         self._leaving[worker.name] = worker
@@ -193,7 +196,7 @@ class Roster:
 
     def keep(self, worker: Worker, *, kept: bool) -> None:
         """A worker is kept for a call that is handed out alone, or not any more."""
-        group = self.group(worker.pool)
+        group = worker.group
         worker.kept, worker.alone = kept, None
         if kept:
             group.kept[worker.name] = worker

@@ -64,7 +64,7 @@ class Scheduler:
     def jobs_of(self, worker: str) -> list[str]:
         """The open jobs that a worker may serve."""
         known = self._roster.get(worker)
-        return list(self._roster.group(known.pool).jobs) if known else []
+        return list(known.group.jobs) if known else []
 
     def held(self, worker: str) -> int:
         """Calls in a worker's hands."""
@@ -128,7 +128,8 @@ class Scheduler:
             case e.MasterLeaving():
                 for job in list(self._jobs.values()):
                     self._cut(job, out)
-        out.extend(e.Drained(worker=worker.name) for worker in self._roster.drained())
+        for worker in self._roster.drained():
+            out.append(e.Drained(worker=worker.name))
         if self._rewake or self._dealer.started:
             self._rewake = self._dealer.started = False
             self.wake = min(self._moments(), default=None)
@@ -141,7 +142,7 @@ class Scheduler:
             return
         self._jobs[job.spec.id] = job
         group = self._roster.open_job(job.spec.id, job.pool)
-        job.had_worker = group.ready > 0
+        job.had_worker |= group.ready > 0
         if not group.workers:
             job.alone_since = job.submitted
         self._rewake = True
@@ -155,6 +156,7 @@ class Scheduler:
         job.ledger.total = event.total
         job.apart.restore(event.tries, event.losses)
         job.started = event.started
+        job.had_worker = event.started is not None
         job.restored = True
         job.followers = 0
         job.orphan_since = now if event.orphan else None
@@ -263,7 +265,7 @@ class Scheduler:
         if worker is None:
             return
         self._hands.ready(worker, event, out)
-        for job_id in self._roster.group(worker.pool).jobs:
+        for job_id in worker.group.jobs:
             self._jobs[job_id].had_worker = True
         for job_id in list(worker.jobs):
             self._close_if_complete(self._jobs[job_id], out)
@@ -276,7 +278,7 @@ class Scheduler:
         if worker is None or worker.draining:
             return
         self._roster.drain(worker)
-        for job_id in self._roster.group(worker.pool).jobs:
+        for job_id in worker.group.jobs:
             job = self._jobs[job_id]
             job.spared += 1
             self._ask_for_workers(job, event.reason, out)
@@ -289,7 +291,7 @@ class Scheduler:
         self._hands.lost(worker, event, out)
         for job_id in list(worker.jobs):
             self._close_if_complete(self._jobs[job_id], out)
-        group = self._roster.group(worker.pool)
+        group = worker.group
         self._roster.remove(worker)
         self._rewake = True
         for job_id in list(group.jobs):
@@ -316,8 +318,11 @@ class Scheduler:
         count = usable - staying - job.asked
         if count > 0:
             job.asked += count
-            spared, job.spared = job.spared, 0
-            out.append(e.NeedWorkers(job=job.spec.id, count=count, reason=reason, spared=spared))
+            out.append(
+                e.NeedWorkers(job=job.spec.id, count=count, reason=reason, spared=job.spared)
+            )
+            if job.followers:  # else nobody has heard it
+                job.spared = 0
 
     def _fail_alone(self, job: Job, what: str, out: Actions) -> None:
         words = [f"{what} for job {job.spec.id}"]

@@ -93,14 +93,3 @@ def verdict(losses: Iterable[Loss]) -> str:
         " try a larger worker_instance_type, and look at what it printed last"
     )
     return "\n".join(words)
-
-
-def spans_of(indices: Iterable[int]) -> list[Span]:
-    """The same calls as spans, in order."""
-    found: list[Span] = []
-    for index in sorted(indices):
-        if found and found[-1].stop == index:
-            found[-1] = Span(found[-1].start, index + 1)
-        else:
-            found.append(Span(index, index + 1))
-    return found

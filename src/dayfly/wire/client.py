@@ -156,9 +156,9 @@ class MasterDoor:
         request = getattr(message, "request", 0)
         if not request:
             self._pushed.put_nowait(message)
-        elif reply := self._asked.get(request):
+        elif (reply := self._asked.get(request)) and not reply.done():
             if isinstance(message, m.Refused):
-                kind = getattr(errors, message.code, errors.WireError)
+                kind = errors.named(message.code, errors.WireError)
                 reply.set_exception(kind(message.reason))
             else:
                 reply.set_result(message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 
@@ -21,3 +23,14 @@ class Span(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     start: int
     stop: int
+
+
+def spans_of(indices: Iterable[int]) -> list[Span]:
+    """The same calls as spans, in order."""
+    found: list[Span] = []
+    for index in sorted(indices):
+        if found and found[-1].stop == index:
+            found[-1] = Span(found[-1].start, index + 1)
+        else:
+            found.append(Span(index, index + 1))
+    return found

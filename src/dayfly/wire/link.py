@@ -298,5 +298,5 @@ async def _next(opening: Link[m.Opening], expected: type[Word], timeout: float) 
     if isinstance(word, expected):
         return word
     if isinstance(word, m.Refused):
-        raise getattr(errors, word.code, errors.WireError)(word.reason)
+        raise errors.named(word.code, errors.WireError)(word.reason)
     raise errors.WireError(f"{opening.peer} said {type(word).__name__} out of turn")

@@ -21,8 +21,8 @@ from dayfly.storage import keys
 from dayfly.storage.base import Storage
 from dayfly.wire import link
 from dayfly.wire import messages as m
+from dayfly.wire.frame import spans_of
 from dayfly.worker import errands
-from dayfly.worker.dispatch import spans
 from dayfly.worker.intake import Intake, Intakes
 from dayfly.worker.materials import Materials
 from dayfly.worker.notices import Interruptions, interruptions
@@ -41,8 +41,6 @@ BACKLOG = 64 * 1024 * 1024
 UPLOADS = 8
 #: Variables of the agent's service that are none of the user's functions' business.
 PRIVATE = frozenset({"PYTHONPATH", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
-
-
 #: More calls than there are.
 ALL = 1 << 62
 
@@ -184,7 +182,7 @@ class Agent:
         return m.Ready(
             incarnation=self._incarnation,
             processes=self._config.processes,
-            holding={job: spans(indices) for job, indices in holding.items()},
+            holding={job: spans_of(indices) for job, indices in holding.items()},
             attempts=attempts,
         )
 
@@ -350,7 +348,7 @@ class Agent:
         found = self._intakes.take_newest(recall.job, recall.count)
         if len(found) < recall.count:
             found += self._pool.recall(recall.job, recall.count - len(found))
-        self._say(m.HandBack(job=recall.job, spans=spans(found)))
+        self._say(m.HandBack(job=recall.job, spans=spans_of(found)))
 
     def _forget(self, job: str) -> None:
         self._briefs.pop(job, None)

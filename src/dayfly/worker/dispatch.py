@@ -12,8 +12,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dayfly.wire.messages import Span
-
 #: Seconds of work that a runner holds.
 HORIZON = 0.008
 #: What a call takes at the very least: unpickling, calling, pickling and telling.
@@ -286,14 +284,3 @@ class Dispatcher:
         # The next runner looks at the next job first.
         self._lines[job] = self._lines.pop(job)
         return [Give(runner, job, first, calls)]
-
-
-def spans(indices: Iterable[int]) -> list[Span]:
-    """The same calls as ranges, in order."""
-    found: list[Span] = []
-    for index in sorted(indices):
-        if found and found[-1].stop == index:
-            found[-1] = Span(found[-1].start, index + 1)
-        else:
-            found.append(Span(index, index + 1))
-    return found

@@ -128,6 +128,8 @@ class Pool:
         self._slot_numbers = count(1)
         self._runner_numbers = count(1)
         self._runners: dict[int, Known] = {}
+        #: Those whose runner is gone, for a reason that is not told yet.
+        self._unexplained: list[Call] = []
         self._failed_starts = 0
         self._broken = ""
         self._held = False
@@ -219,7 +221,10 @@ class Pool:
 
     def indices(self) -> dict[str, set[int]]:
         """The calls in hand, by job."""
-        return self._dispatcher.indices()
+        found = self._dispatcher.indices()
+        for call in self._unexplained:
+            found.setdefault(call.job, set()).add(call.index)
+        return found
 
     def hold(self) -> None:
         """Read no more from the runners: what they have said already cannot be sent on."""
@@ -312,6 +317,7 @@ class Pool:
         for number, call in left.items():
             if death.status == -signal.SIGTERM and known.verdict is None:
                 # A VM that goes down sends SIGTERM to everyone: ours may be on its way.
+                self._unexplained.append(call)
                 loop = asyncio.get_running_loop()
                 loop.call_later(GOING_DOWN, self._explain, known, number, call, death)
             else:
@@ -399,6 +405,8 @@ class Pool:
     def _explain(self, known: Known, number: int, call: Call, death: obituary.Death) -> None:
         if self._closing:
             return
+        if call in self._unexplained:
+            self._unexplained.remove(call)
         verdict = known.verdict
         if verdict is None or verdict.number != number:
             verdict = Verdict(number, OutcomeKind.CRASHED, obituary.describe(death))

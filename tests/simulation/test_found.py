@@ -1,0 +1,113 @@
+"""What stories of drawn misfortune have found, each told for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from typing import Any
+
+from dayfly.client.executor import FunctionExecutor
+from tests.simulation.machine import TORN
+from tests.simulation.process import Process
+from tests.simulation.services import Master
+from tests.simulation.surroundings import NoFaults
+from tests.simulation.test_world import MINUS, config, executor, lengthy, negated, until
+from tests.simulation.world import Calm, World
+
+
+class Unsynced(NoFaults):
+    """Each power cut takes all that SQLite has not synced."""
+
+    def strikes(self, kind: str) -> bool:
+        return kind == TORN
+
+    def amount(self, kind: str, low: float, high: float) -> float:
+        return high
+
+
+def power_cut(world: World) -> None:
+    """The master's VM loses its host: it is stopped, and its disk is what was synced."""
+    master = world.master()
+    assert master is not None
+    assert world.cloud.crash(master.id)
+
+
+def checkpoint(world: World) -> None:
+    """SQLite makes one by itself, every so many pages."""
+    machine = world.master()
+    assert machine is not None
+    service = machine.units["master"]._program
+    assert isinstance(service, Master)
+    service.journal.sync()
+
+
+async def some_are_done(world: World) -> None:
+    await until(world, lambda: sum(run.ended is not None for run in world.executions) >= 8)
+
+
+async def attached(world: World, process: Process, job: str) -> list[int]:
+    parts = world.open_parts(process, config())
+    found = await FunctionExecutor.attach(
+        job, config(), parts=parts, progress=False, clock=parts.clock
+    )
+    try:
+        results: list[int] = await found
+        return results
+    finally:
+        await found.aclose()
+
+
+def test_a_detached_job_that_was_left_is_known_after_a_power_cut_of_its_master() -> None:
+    async def story(world: World) -> None:
+        async def program(process: Process) -> str:
+            async with executor(world, process) as running:
+                job = running.map(operator.neg, range(20), detach=True)
+                world.durations[job.id] = [30.0] * 20
+                return job.id
+
+        job = await world.client(program).ended
+        power_cut(world)
+        assert await world.client(lambda process: attached(world, process, job)).ended == MINUS
+
+    with World(1, Calm(), faults=lambda chance, note: Unsynced()) as world:
+        world.run(story(world))
+
+
+def test_a_job_that_is_over_stays_over_after_a_power_cut_of_its_master() -> None:
+    async def story(world: World) -> None:
+        jobs: list[str] = []
+
+        async def program(process: Process) -> Any:
+            async with executor(world, process) as running:
+                job = running.map(operator.neg, range(20))
+                jobs.append(job.id)
+                world.durations[job.id] = [10.0] * 20
+                return await job
+
+        client = world.client(program)
+        await some_are_done(world)
+        checkpoint(world)
+        assert await client.ended == MINUS
+        await asyncio.sleep(5.0)  # it is in storage by now
+        power_cut(world)
+        assert await world.client(lambda process: negated(world, process)).ended == MINUS
+        await asyncio.sleep(90.0)  # longer than a job lives without any client
+        (job,) = jobs
+        assert await world.client(lambda process: attached(world, process, job)).ended == MINUS
+
+    with World(1, Calm(), faults=lambda chance, note: Unsynced()) as world:
+        world.run(story(world))
+        assert len(world.executions) == 2 * 20  # none of its calls has run again, for nobody
+
+
+def test_a_power_cut_in_mid_job_costs_no_outcome_and_brings_none_twice() -> None:
+    async def story(world: World) -> None:
+        client = world.client(lambda process: lengthy(world, process, 20, 10.0))
+        await some_are_done(world)
+        power_cut(world)
+        assert await client.ended == MINUS
+
+    with World(1, Calm(), faults=lambda chance, note: Unsynced()) as world:
+        world.run(story(world))
+        assert world.torn
+        assert len(world.executions) > 20  # whose outcomes were lost ran again

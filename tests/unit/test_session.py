@@ -1,0 +1,150 @@
+"""Jobs are brought to the master, taken up again, and cut off when the executor is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dayfly import errors
+from dayfly.client import session as module
+from dayfly.client.channel import JobRequest
+from dayfly.client.conversation import Channel
+from dayfly.client.session import MasterSession
+from dayfly.model import CallOutcome, JobSpec, OutcomeKind
+from dayfly.wire import messages as m
+from tests.unit.master_support import spec
+
+
+async def nothing(*_: object, **__: object) -> None:
+    await asyncio.sleep(0)
+
+
+class Session(MasterSession):
+    """One whose master runs a job of three calls, and is always there.
+
+    Attributes:
+        deaf: Whether telling it something fails.
+        under_way: Launches that closing waits for.
+        hanging_up: What happens while the conversation is closed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            cast("Any", SimpleNamespace(storage=None, clock=SimpleNamespace(sleep=nothing)))
+        )
+        self.deaf = False
+        self.under_way: set[asyncio.Task[None]] = set()
+        self.hanging_up: Callable[[], Awaitable[None]] = nothing
+        conversation = SimpleNamespace(tell=self._say, aclose=lambda: self.hanging_up())
+        staffing = SimpleNamespace(join=nothing, dismiss=lambda _: None, under_way=self.under_way)
+        self._made = cast(
+            "Any", SimpleNamespace(ascender=None, conversation=conversation, staffing=staffing)
+        )
+
+    async def _say(self, *_: object, **__: object) -> None:
+        if self.deaf:
+            raise errors.UnreachableError("the master does not answer SSH")
+
+    async def _open_road(self) -> Any:
+        return self._made
+
+    async def _remembered(self, job: str) -> None:
+        return None
+
+    async def _describe(self, job: str) -> tuple[JobSpec, int]:
+        await asyncio.sleep(0)
+        return spec(job), 3
+
+
+async def test_a_job_that_is_attached_to_twice_at_once_is_heard_by_the_first() -> None:
+    session = Session()
+    first, second = await asyncio.gather(
+        session.attach("j-1"), session.attach("j-1"), return_exceptions=True
+    )
+    assert isinstance(second, errors.UsageError)
+    assert not isinstance(first, BaseException)
+    assert session._channels == {"j-1": first.channel}
+    await session.aclose()
+
+
+async def test_attaching_that_failed_halfway_can_be_tried_again() -> None:
+    session = Session()
+    session.deaf = True
+    with pytest.raises(errors.UnreachableError):
+        await session.attach("j-1")
+    session.deaf = False
+    assert (await session.attach("j-1")).total == 3
+    await session.aclose()
+
+
+async def test_what_the_master_asks_for_while_the_executor_closes_is_not_left_running() -> None:
+    session = Session()
+    begun: list[asyncio.Task[None]] = []
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def hang_up() -> None:
+        begun.append(session.spawn(forever(), "dayfly workers j-1"))
+
+    session.hanging_up = hang_up
+    session.spawn(forever(), "dayfly job j-1")
+    await session.aclose()
+    assert [task.cancelled() for task in begun] == [True]
+
+
+async def test_closing_that_is_interrupted_while_it_waits_for_a_launch_leaves_no_task() -> None:
+    session = Session()
+    task = session.spawn(asyncio.sleep(3600.0), "dayfly workers j-1")
+    session.under_way.add(task)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(session.aclose(), 0.01)
+    assert task.cancelled()
+
+
+async def test_outcomes_in_storage_that_cannot_all_be_read_are_not_taken_in_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Memory:
+        async def deliveries(self) -> Any:
+            yield m.Delivery(job="j-1", number=1, outcomes=[CallOutcome(0, OutcomeKind.VALUE, b"")])
+            raise errors.StorageError("the second part is gone")
+
+    async def recollect(*_: object) -> Memory:
+        return Memory()
+
+    monkeypatch.setattr(module, "recollect", recollect)
+    session = Session()
+    channel = Channel(session, JobRequest(spec=spec("j-1"), function=b""))
+    channel.talks_to("a journal")
+    assert not await session._recall(channel)
+    assert (channel.journal, channel.last) == ("a journal", 0)
+    await session.aclose()
+
+
+async def test_a_network_that_fails_for_a_moment_does_not_keep_a_job_from_being_left() -> None:
+    session = Session()
+    described = m.Described(request=1, spec=spec("j-1"), total=3)
+
+    async def describe(job: str) -> m.Described:
+        return described
+
+    failures = 2
+
+    async def ascent() -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise errors.CloudError("the cloud could not be asked")
+        return SimpleNamespace(door=SimpleNamespace(describe=describe))
+
+    cast("Any", session._made).conversation.ascent = ascent
+    channel = Channel(session, JobRequest(spec=spec("j-1"), function=b""))
+    assert await channel.handed_over()
+    assert not failures
+    channel.fail(errors.CloudError("the cloud could not be asked for a while"))
+    assert not await channel.handed_over()
