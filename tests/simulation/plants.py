@@ -346,8 +346,8 @@ PLANTS = (
         edits=(
             Edit(
                 module="client/session.py",
-                good="            await asyncio.wait(under_way, timeout=CLOSING)\n",
-                bad="            pass\n",
+                good="                    await asyncio.wait(under_way)\n",
+                bad="                    break\n",
             ),
         ),
     ),
@@ -371,6 +371,14 @@ PLANTS = (
                 good="        return self.ready and not self.draining",
                 bad="        return self.ready",
             ),
+        ),
+    ),
+    Plant(
+        name="a detached job is confirmed before its submission is durable",
+        promise="a job that was left to its master is known there",
+        edits=(
+            Edit(module="master/doors.py", good="journal.sync()", bad="journal.commit()"),
+            Edit(module="master/archive.py", good="journal.sync()", bad="journal.commit()"),
         ),
     ),
 )
