@@ -46,14 +46,25 @@ class Bills:
         self._is_astray = astray
         self._violated = violated
 
-    def over(self, job: str, cap: float, since: float, now: float, slack: float) -> None:
-        """A job with a cap is over."""
+    def over(
+        self, job: str, cap: float, since: float, heard: float, now: float, slack: float
+    ) -> None:
+        """A job with a cap is over.
+
+        Args:
+            job: Which one.
+            cap: Its ``max_cost``.
+            since: When it was begun.
+            heard: When a master heard of it first: what was off by then is nobody's.
+            now: When it is over.
+            slack: Seconds by which the story's clocks and timers are wrong.
+        """
         spent = rate = minutes = 0.0
         for vm in self._cloud.vms.values():
             if not vm.token or vm.born.get(Tag.JOB, job) != job or self._astray(vm):
                 continue
             hourly = all_in(vm.pool.hourly)
-            cost, runs = _charge(vm, since, now, hourly)
+            cost, runs = _charge(vm, since, heard, now, hourly)
             spent += cost
             if cost:
                 rate += hourly
@@ -71,10 +82,10 @@ class Bills:
         return vm.born.get(Tag.ROLE) == "worker" and self._is_astray(vm.id)
 
 
-def _charge(vm: Vm, since: float, now: float, hourly: float) -> tuple[float, int]:
+def _charge(vm: Vm, since: float, heard: float, now: float, hourly: float) -> tuple[float, int]:
     cost, starts = 0.0, 0
     for begun, end in vm.runs(now):
-        if end <= since:
+        if end <= max(since, heard):
             continue
         starts += begun >= since
         cost += bill(end - max(begun, since), hourly, started=begun >= since)

@@ -95,6 +95,7 @@ class Judge:
         self.config = knobs.config(**consumed)
         self._kept: Counter[str] = Counter()
         self._client_of: dict[str, Process] = {}
+        self._attached: dict[str, float] = {}
         self._awaits = Awaits(world.loop.time, self.violated)
         self.bounded = self._awaits.bounded
         self.deadlines = Deadlines(
@@ -156,11 +157,13 @@ class Judge:
         self.begun.setdefault(job, self.now)
         self.runs.abandoned.pop(job, None)
         self._client_of[job] = process
+        self._attached[job] = self.now
 
     def end(self, job: str) -> None:
         """A job has ended for its client."""
         self._client_of.pop(job, None)
         at, how = self.evidence.over.get(job, (self.now, ""))
+        at = max(at, self._attached[job])
         if not self.knobs.faults and self.now - at > TOLD + self.deadlines.slack:
             late = self.now - at
             self.violated(
@@ -236,7 +239,8 @@ class Judge:
         if self.knobs.max_cost is None or job not in self.begun:
             return
         slack = self.deadlines.slack
-        self.bills.over(job, self.knobs.max_cost, self.begun[job], self.now, slack)
+        heard = min(self.evidence.submissions[job], default=0.0)
+        self.bills.over(job, self.knobs.max_cost, self.begun[job], heard, self.now, slack)
 
     def _blind(self, since: float, until: float) -> float:
         """Seconds in which no master served, between two moments."""

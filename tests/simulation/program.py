@@ -307,11 +307,14 @@ class Program:
         self._expectations.complete(handle.id, job, seen)
 
     async def _futures(self, handle: Job[Any], job: JobKnobs) -> None:
-        futures = handle.futures
-        done = {future for future in futures if not isinstance(future, asyncio.Task)}
-        if done:
-            await asyncio.wait(done)
-        await asyncio.sleep(0)
+        try:
+            futures = handle.futures
+        except errors.UsageError:
+            # Attached to, it does not know yet how many calls it has.
+            await self._await(handle, job)
+            return
+        if futures:
+            await asyncio.wait(futures)
         self._expectations.futures(handle, job, futures)
 
 

@@ -199,6 +199,8 @@ class SimSocket:
             )
             self._flight = [(self._last_due, message) for _, message in self._flight]
             self._set_off()
+        elif self._flight and self._courier is None:
+            self._paths.strand(self)  # not yet
         if self.broken:
             return
         if passes and not self.peer.process.halted:

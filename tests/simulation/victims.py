@@ -179,7 +179,7 @@ class Everyone:
         if process := self._world.machine(worker).service("worker"):
             process.pause()
             self._faults.struck(kind, f"the agent of {worker} is stopped")
-            self._for_a_while(self._faults.amount(kind, 20.0, 120.0), process.resume)
+            self._for_a_while(self._faults.amount(kind, 20.0, 600.0), process.resume)
 
     def _silence(self, some: list[Host], others: list[Host], seconds: float) -> str:
         heal = self._world.network.partition(some, others)

@@ -248,6 +248,33 @@ def test_calls_are_recalled_for_an_idle_worker_when_nothing_waits() -> None:
     assert set(leases(actions)) == {"w2"}
 
 
+def test_a_call_that_waits_behind_a_long_one_of_another_job_is_found_for_an_idle_worker() -> None:
+    story = Story()
+    story.worker("w1", spec("long"), processes=1)
+    story.tell(e.JobSubmitted(spec=spec("long")))
+    story.tell(e.ItemsCame(job="long", start=0, count=1))
+    story.done("w1", 0, job="long", seconds=100.0)
+    story.job(spec("short"), 4)
+    story.done("w1", 0, job="short", seconds=0.001)
+    story.tell(e.ItemsCame(job="long", start=1, count=1))
+    story.done("w1", 1, job="short", seconds=0.001)
+    waits = [i for i in range(4) if story.scheduler.job("short").ledger.holder_of(i) > 0]  # type: ignore[union-attr]
+    story.done("w1", *waits[:-1], job="short", seconds=0.001)
+    assert story.scheduler.held("w1") == 2, "the long one runs, and one of the short ones waits"
+    actions = story.worker("w2", spec("long"), processes=1)
+    asked = []
+    for _ in range(3):
+        if not (said := told(actions, "w1")):
+            break
+        (recall,) = said
+        assert isinstance(recall, m.Recall)
+        asked.append(recall.job)
+        back = [Span(waits[-1], waits[-1] + 1)] if recall.job == "short" else []
+        actions = story.tell(e.HandedBack(worker="w1", job=recall.job, spans=back))
+    assert leases(actions) == {"w2": [waits[-1]]}
+    assert asked in (["short"], ["long", "short"]), "what has begun is not asked for again"
+
+
 def test_the_least_served_job_goes_first() -> None:
     story = Story()
     story.worker("w1", spec())

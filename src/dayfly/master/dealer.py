@@ -160,21 +160,26 @@ class Dealer:
 
     def _recall(self, group: Group, needy: Worker, out: Actions) -> None:
         donors = [w for w in group.workers.values() if w.ready and w.queued and not w.recalled]
-        if not donors:
-            return
-        donor = max(donors, key=lambda worker: worker.queued)
-        job = max(
-            (self._jobs[job_id] for job_id in donor.jobs),
-            key=lambda job: job.ledger.held_by(donor.number),
-        )
-        free = needy.processes - needy.held
-        count = min(donor.queued, max(free, -(-donor.queued // 2)))
-        donor.recalled = True
-        recall = m.Recall(job=job.spec.id, count=count)
-        out.append(e.Tell(worker=donor.name, message=recall))
+        for donor in sorted(donors, key=lambda worker: worker.queued, reverse=True):
+            jobs = [self._jobs[job_id] for job_id in donor.jobs if job_id not in donor.begun]
+            job = max(jobs, key=lambda job: job.ledger.held_by(donor.number), default=None)
+            if job is not None and job.ledger.held_by(donor.number):
+                free = needy.processes - needy.held
+                count = min(donor.queued, max(free, -(-donor.queued // 2)))
+                donor.recalled = count
+                recall = m.Recall(job=job.spec.id, count=count)
+                out.append(e.Tell(worker=donor.name, message=recall))
+                return
+
+    def handed_back(self, worker: Worker, job: str, count: int) -> None:
+        """A worker has answered a recall; of a job that gave too few it has begun the rest."""
+        if count < worker.recalled:
+            worker.begun.add(job)
+        worker.recalled = 0
 
     def engage(self, worker: Worker, job: Job, out: Actions) -> None:
-        """A worker takes part in a job."""
+        """A worker takes part in a job, and has calls of it that it has not begun."""
+        worker.begun.discard(job.spec.id)
         worker.jobs[job.spec.id] = None
         if job.spec.id not in worker.engaged:
             worker.engaged[job.spec.id] = None

@@ -17,7 +17,8 @@ class Worker:
         held: Calls in its hands, of all jobs.
         jobs: The jobs whose calls it may have in hand.
         engaged: The jobs that it has taken part in.
-        recalled: Whether it has been asked to hand back, and has not answered.
+        recalled: How many calls it has been asked to hand back, and has not answered.
+        begun: The jobs of which it has begun every call that it holds.
         draining: Whether the cloud takes it back: it is given nothing more.
         kept: Whether it is kept free of other calls, for one that is handed out alone.
         alone: That call, as its job and index, once it has it in hand.
@@ -34,7 +35,8 @@ class Worker:
         self.held = 0
         self.jobs: dict[str, None] = {}
         self.engaged: dict[str, None] = {}
-        self.recalled = False
+        self.recalled = 0
+        self.begun: set[str] = set()
         self.draining = False
         self.kept = False
         self.alone: tuple[str, int] | None = None
@@ -152,7 +154,8 @@ class Roster:
         group.ready += worker.serves
         worker.incarnation = incarnation
         worker.processes = max(1, processes)
-        worker.recalled = False
+        worker.recalled = 0
+        worker.begun.clear()
         group.returning.pop(worker.name, None)
         group.queued += worker.queued
         self.hold(worker, 0)
@@ -171,7 +174,7 @@ class Roster:
         worker.held += more
         group.queued += worker.queued
         if worker.held <= worker.processes:
-            worker.recalled = False
+            worker.recalled = 0
         if worker.held >= worker.processes or not worker.open:
             group.hungry.pop(worker.name, None)
         elif worker.name not in group.hungry:

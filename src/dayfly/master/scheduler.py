@@ -351,7 +351,8 @@ class Scheduler:
         worker, job = self._roster.get(event.worker), self._jobs.get(event.job)
         if worker is None:
             return
-        worker.recalled = False
+        count = sum(span.stop - span.start for span in event.spans)
+        self._dealer.handed_back(worker, event.job, count)
         if job is not None:
             self._hands.handed_back(worker, job, event.spans)
         self._dealer.feed(worker.pool, now, out)
