@@ -126,7 +126,8 @@ class Deadlines:
         # One that was given up before it answered has no timer but its own; a master that was
         # started for a job which never reached it has but the hard one.
         worker = vm.born.get(Tag.ROLE) == "worker"
-        if not (self._evidence.connected[vm.id] if worker else over >= booted):
+        connected = any(at >= booted for at in self._evidence.connected[vm.id])
+        if not (connected if worker else over >= booted):
             return hard, "hard"
         soft = max(over, booted + BRING_UP) + self._knobs.soft + self.slack
         return min((hard, "hard"), (soft, "soft"))
