@@ -27,7 +27,7 @@ from dayfly.storage import keys
 from tests.acceptance.conftest import eventually
 from tests.conftest import Home
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.thorough]
 
 #: Squares of numbers, each of which takes a while; the job's id is printed first.
 PROGRAM = """

@@ -122,6 +122,8 @@ class Deadlines:
             return hard, "hard, no job has ended"
         over = max(overs)
         if vm.born.get(Tag.JOB):
+            if booted > vm.history[0].at + self._knobs.start_timeout:
+                return hard, "hard"  # it was given up long before it could be told to go
             return min((hard, "hard"), (over + ENDED + self.slack, "its job is over"))
         # One that was given up before it answered has no timer but its own; a master that was
         # started for a job which never reached it has but the hard one.

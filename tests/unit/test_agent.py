@@ -253,13 +253,14 @@ async def test_a_vm_that_is_taken_back_finishes_what_runs_and_hands_back_all_els
     storage: DirectoryStorage,
 ) -> None:
     def nap(seconds: float) -> bytes:
+        print("begun", flush=True)
         time.sleep(seconds)
         return bytes(m.INLINE_LIMIT + 1)
 
     announced = Announced()
     async with working(storage, processes=1, notices=announced) as (master, _):
-        await master.assign("job", nap, [0.5] * 4)
-        await asyncio.sleep(0.2)
+        await master.assign("job", nap, [1.0] * 4)
+        await master.until(lambda: bool(master.lines))
         announced.seconds.set_result(120.0)
         await master.until(lambda: bool(master.handed_back))
         assert 119 < master.draining[0].seconds <= 120
@@ -287,7 +288,7 @@ async def test_a_source_of_notices_that_fails_does_not_stop_the_calls() -> None:
 
 async def test_the_attempt_that_is_in_hand_is_told_with_its_outcome_and_after_a_break() -> None:
     async with working(processes=1) as (master, _):
-        await master.assign("job", time.sleep, [0.5], attempt=2)
+        await master.assign("job", time.sleep, [1.5], attempt=2)
         await master.assign("job", time.sleep, [0.0], start=1)
         await master.hang_up()
         await master.until(lambda: len(master.ready) == 2)
