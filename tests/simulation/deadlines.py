@@ -124,7 +124,9 @@ class Deadlines:
         if vm.born.get(Tag.JOB):
             if booted > vm.history[0].at + self._knobs.start_timeout:
                 return hard, "hard"  # it was given up long before it could be told to go
-            return min((hard, "hard"), (over + ENDED + self.slack, "its job is over"))
+            # One that still boots is told as soon as it answers.
+            ended = max(over, booted + BRING_UP) + ENDED + self.slack
+            return min((hard, "hard"), (ended, "its job is over"))
         # One that was given up before it answered has no timer but its own; a master that was
         # started for a job which never reached it has but the hard one.
         worker = vm.born.get(Tag.ROLE) == "worker"

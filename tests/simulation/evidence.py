@@ -103,6 +103,7 @@ class Evidence:
             "ending workers whose client is gone: %s": lambda _: self._count("sweep of create"),
             "connected to %s": self._connected,
             "the master is gone; calls go on": self._parted,
+            "the master refused: %s: %s": self._refused,
             "client %s has %s": self._client_left,
             "client %s is here": lambda _: self.here.append(self._now()),
             "%s: %d runners started": self._agent_started,
@@ -192,6 +193,10 @@ class Evidence:
     def _connected(self, _: tuple[Any, ...]) -> None:
         if process := current():
             self.connected[process.host.name].append(self._now())
+
+    def _refused(self, _: tuple[Any, ...]) -> None:
+        if (process := current()) and (calls := self.connected[process.host.name]):
+            calls.pop()  # it was not let in
 
     def _parted(self, _: tuple[Any, ...]) -> None:
         if process := current():

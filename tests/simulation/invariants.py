@@ -292,10 +292,22 @@ class Judge:
         if left:
             self.violated("nothing is up once all timers have fired", f"up: {', '.join(left)}")
 
-    def swept(self, late: Sequence[str], what: str) -> None:
-        """A later client has come and gone: it should have ended these workers."""
+    def swept(self, late: Sequence[str], since: float, what: str) -> None:
+        """A later client has come and gone: it should have ended these workers' lives.
+
+        Args:
+            late: Which ones.
+            since: When it came; it may have started them anew, which is another life.
+            what: Which ones, in words.
+        """
         vms = [self.world.cloud.vms[name] for name in late]
-        left = [vm.id for vm in vms if vm.state in UP and vm.born.get(Tag.ROLE) == "worker"]
+        left = [
+            vm.id
+            for vm in vms
+            if vm.state in UP
+            and vm.born.get(Tag.ROLE) == "worker"
+            and not any(moment.at > since for moment in vm.history)
+        ]
         if left:
             self.violated(f"a later client ends {what}", f"up: {', '.join(left)}")
 

@@ -174,15 +174,17 @@ class Story:
         for laptop in sorted(set(deserted.values())):
             await asyncio.sleep(SETTLED)
             mine = [name for name, where in deserted.items() if where == laptop]
+            since = self._judge.now
             await self._later_client(laptop)
-            self._judge.swept(mine, "what a killed client has launched")
+            self._judge.swept(mine, since, "what a killed client has launched")
 
     async def _until_swept(self) -> None:
         """What has never booted is past its expiry by now: any client's start sweeps it."""
         await asyncio.sleep(EXPIRY_SLACK)
         late = self._up()
+        since = self._judge.now
         await self._later_client("laptop")
-        self._judge.swept(late, "what is past its expiry")
+        self._judge.swept(late, since, "what is past its expiry")
         await asyncio.sleep(self._knobs.hard + 2 * self._judge.deadlines.slack + 600.0)
 
     async def _later_client(self, laptop: str) -> None:

@@ -248,6 +248,18 @@ def test_calls_are_recalled_for_an_idle_worker_when_nothing_waits() -> None:
     assert set(leases(actions)) == {"w2"}
 
 
+def test_a_worker_that_goes_just_as_a_job_comes_is_no_failed_launch() -> None:
+    story = Story()
+    story.worker("w1", spec(), processes=1)
+    story.tell(e.WorkerAway(worker="w1"))
+    story.job(spec(wanted=1), 1)
+    story.tell(e.FollowersChanged(job="j", count=1))
+    story.tell(e.WorkerLost(worker="w1", reason="its connection broke"))
+    story.tell(e.WorkerComing(worker="w2", pool=e.pool_of(spec())))
+    story.tell(e.WorkerLost(worker="w2", reason="it never answered"))
+    assert story.scheduler.open_jobs == ["j"], "another is asked for"
+
+
 def test_a_call_that_waits_behind_a_long_one_of_another_job_is_found_for_an_idle_worker() -> None:
     story = Story()
     story.worker("w1", spec("long"), processes=1)

@@ -142,7 +142,8 @@ class Scheduler:
             return
         self._jobs[job.spec.id] = job
         group = self._roster.open_job(job.spec.id, job.pool)
-        job.had_worker |= group.ready > 0
+        # One whose connection has just broken has served before.
+        job.had_worker |= group.ready > 0 or any(w.incarnation for w in group.workers.values())
         if not group.workers:
             job.alone_since = job.submitted
         self._rewake = True
