@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -83,8 +84,25 @@ class Door:
         self.world = World()
         self.on_call: Hook | None = None
         self._moto = DomainDispatcherApplication(create_backend_app)
+        self._idle = threading.Condition()
+        self._inside = 0
+
+    def wait_until_idle(self, timeout: float) -> None:
+        """Wait for the requests that are being served, whose senders may have gone."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._inside, timeout)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with self._idle:
+            self._inside += 1
+        try:
+            return self._answer(environ, start_response)
+        finally:
+            with self._idle:
+                self._inside -= 1
+                self._idle.notify_all()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         world = self.world
         environ[WORLD] = world
         call = recognise(environ, world.now())

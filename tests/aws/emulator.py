@@ -29,6 +29,8 @@ __all__ = ["Call", "EmulatedAws", "HungUpError", "Life"]
 
 #: An instance profile that exists from the start.
 PROFILE = "dayfly-vm"
+#: Seconds that a reset waits for requests whose sender has gone.
+LAST_REQUESTS = 10.0
 
 
 T = TypeVar("T")
@@ -93,6 +95,8 @@ class EmulatedAws:
     def reset(self) -> None:
         """A new account: nothing but the default network, Ubuntu's images and one profile."""
         self._door.on_call = None
+        # A request that is cut short by the reset would look like the emulator's own failure.
+        self._door.wait_until_idle(LAST_REQUESTS)
         self._door.world = World()
         for backends in s3_backends.values():
             # S3 keeps objects in temporary files, which want to be closed.
@@ -290,7 +294,7 @@ class EmulatedAws:
     @property
     def crashes(self) -> list[str]:
         """What went wrong in the emulator itself."""
-        return self.world.crashes
+        return list(self.world.crashes)
 
     def add_foreign_bucket(self, name: str) -> None:
         """Make a bucket of another account that lets everybody do everything."""
