@@ -229,6 +229,7 @@ async def test_a_missing_permission_is_named(machines: Ec2Home) -> None:
     assert not machines.aws.instances()
 
 
+@pytest.mark.thorough
 async def test_another_machine_of_the_same_user_lists_and_cleans(
     machines: Ec2Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,13 @@ async def users_own_vm(home: Home, *, stopped: bool) -> str:
     return vm.id
 
 
-@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "running"])
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        pytest.param(True, marks=pytest.mark.thorough, id="stopped"),
+        pytest.param(False, id="running"),
+    ],
+)
 async def test_consume_runs_the_whole_job_on_the_users_vm(home: Home, stopped: bool) -> None:
     vm = await users_own_vm(home, stopped=stopped)
     async with FunctionExecutor(

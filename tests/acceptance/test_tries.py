@@ -94,6 +94,7 @@ async def test_a_call_that_ran_over_its_timeout_or_crashed_is_tried_again(
     assert told[1] == "ran over its timeout"
 
 
+@pytest.mark.thorough
 async def test_a_reduction_is_tried_again_too(executor: Launcher, tmp_path: Path) -> None:
     def total(results: list[int]) -> int:
         return flaky(str(tmp_path), sum(results), 1)
@@ -109,6 +110,7 @@ def square_or_kill_the_agent(x: int) -> int:
     return x * x
 
 
+@pytest.mark.thorough
 async def test_a_call_that_kills_its_agent_is_failed_by_name_and_the_others_succeed(
     executor: Launcher,
 ) -> None:
@@ -153,6 +155,7 @@ def nap(path: str, x: int, seconds: float) -> int:
     return x
 
 
+@pytest.mark.thorough
 async def test_a_spot_notice_drains_a_worker_and_costs_no_call_and_no_try(
     home: Home, tmp_path: Path
 ) -> None:
