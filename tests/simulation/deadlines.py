@@ -2,8 +2,9 @@
 
 A worker may be up for ``hard`` after it booted or after a job that may be on it began; the master
 for ``hard`` after it booted or after any job was submitted, began, or was read from its journal.
-In a story without faults both may be up for ``soft`` after the last job was over, and a worker of
-``create`` mode for a minute after its job.
+In a story without faults both may be up for ``soft`` after the last job was over, the master for
+``start_timeout`` longer while a worker has not been heard of, and a worker of ``create`` mode for a
+minute after its job.
 
 The slack (:func:`slack`) is what the product's own layers need at the most:
 
@@ -134,7 +135,19 @@ class Deadlines:
         if not (connected if worker else over >= booted):
             return hard, "hard"
         soft = max(over, booted + BRING_UP) + self._knobs.soft + self.slack
+        if not worker and self._unheard(soft):
+            soft += self._knobs.start_timeout
         return min((hard, "hard"), (soft, "soft"))
+
+    def _unheard(self, by: float) -> bool:
+        """Whether a worker was launched by then that the master had not heard of."""
+        for vm in self._cloud.vms.values():
+            up = [moment.at for moment in vm.history if moment.state in UP and moment.at < by]
+            if vm.born.get(Tag.ROLE) == "worker" and up:
+                connected = self._evidence.connected[vm.id]
+                if not any(up[0] <= at < by for at in connected):
+                    return True
+        return False
 
     def _touched(self, vm: Vm) -> list[float]:
         evidence = self._evidence

@@ -95,6 +95,20 @@ class Expectations:
         elif not self._job_may_fail(name, job, error) and known:
             self._judge.violated("a job can be attached to", f"{name}: {error!r}")
 
+    def not_handed_over(self, left: Sequence[Job[Any]], error: errors.JobError) -> None:
+        """Leaving an executor has failed: of which of its jobs, and may it?"""
+        said = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        told = [job.id for job in left if job.id in said]
+        if not told:
+            self._judge.violated(REASON, f"leaving names no job that is left: {error!r}")
+        self._judge.disowned.update(told)
+        cause = error.__cause__
+        for name in told[:1]:
+            if cause is None and not self._judge.knobs.faults:
+                self._judge.violated(REASON, f"{name} was not handed over: {error!r}")
+            elif cause is not None and not self._job_may_fail(name, self._judge.jobs[name], cause):
+                self._judge.violated(REASON, f"{name} was not handed over: {cause!r}")
+
     # -- ends --
 
     def end(self, handle: Job[Any], job: JobKnobs, reading: asyncio.Task[None], stop: str) -> str:
@@ -157,6 +171,8 @@ class Expectations:
 
     def _job_may_fail(self, name: str, job: JobKnobs, error: BaseException) -> bool:
         judge, knobs = self._judge, self._judge.knobs
+        if name in judge.disowned and isinstance(error, errors.JobError):
+            return True  # as whoever left it was told
         since = judge.begun.get(name, 0.0)
         slow = judge.now - since > knobs.start_timeout - 5.0
         match error:

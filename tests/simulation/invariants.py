@@ -68,6 +68,7 @@ class Judge:
         replays: Journals that were compared.
         orphans: Jobs whose client died at some time, and on which laptop.
         entrusted: When jobs were left to their master, to go on there, by their id.
+        disowned: Jobs that were left, and of which leaving said that they may not go on.
         config: The configuration of every client.
     """
 
@@ -87,6 +88,7 @@ class Judge:
         self.delivered = 0
         self.orphans: dict[str, str] = {}
         self.entrusted: dict[str, float] = {}
+        self.disowned: set[str] = set()
         self.replays = 0
         consumed = {}
         if knobs.mode is ExecMode.CONSUME:
@@ -172,8 +174,17 @@ class Judge:
 
     def left_alone(self, job: Job[Any]) -> None:
         """A program has ended, but not its job, if its master took charge of it."""
-        if job._course.left:
+        course = job._course
+        if job.id in self.disowned:
+            return
+        if course.left:
             self.entrusted[job.id] = self.now
+            self._still_wanted(job.id)
+        elif course._last_word is None and course.failure is not job._first_failure:
+            self.violated(
+                "a job that is left is in its master's hands, or its user is told",
+                f"{job.id}: {course.failure!r}, and leaving said nothing",
+            )
 
     def forgotten(self, job: str, error: BaseException) -> bool:
         """Whether a master with all of its disks has lost a job that was left to it."""
@@ -236,6 +247,7 @@ class Judge:
 
     def _over(self, job: str) -> None:
         self._still_recorded(job)
+        self._still_wanted(job)
         if self.knobs.max_cost is None or job not in self.begun:
             return
         slack = self.deadlines.slack
@@ -272,6 +284,15 @@ class Judge:
             self.replays += 1
             for line in found:
                 self.violated("the master's journal replays to the same state", line)
+
+    def _still_wanted(self, job: str) -> None:
+        """What was left to its master is not cancelled by whoever left it, or is there no more."""
+        _, how = self.evidence.over.get(job, (0.0, ""))
+        left = self.entrusted.get(job)
+        if left is None or self._attached[job] > left or self.cleaning:
+            return
+        if "cancelled by" in how:
+            self.violated("leaving a detached job does not cancel it", f"{job} is over: {how}")
 
     def _still_recorded(self, job: str) -> None:
         """A job that is over again must not be so by another end than the one in storage."""

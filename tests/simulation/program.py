@@ -91,8 +91,13 @@ class Program:
             now = self._judge.now
             with self._judge.bounded(f"{self._name}: aclose", lambda: self._left_by(now)):
                 await asyncio.gather(*(job.aclose() for job in self._attached))
-                await executor.aclose()
-                for job in self._left:
+                left = [job for job in self._left if not job.done()]
+                try:
+                    await executor.aclose()
+                except errors.JobError as error:
+                    self._note(f"is told of what it leaves: {error!r} of {error.__cause__!r}")
+                    self._expectations.not_handed_over(left, error)
+                for job in left:
                     self._judge.left_alone(job)
                 # Whoever waits for a job of an executor that is closed is told so.
                 await asyncio.gather(*self._reading, return_exceptions=True)

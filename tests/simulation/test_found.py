@@ -6,13 +6,26 @@ import asyncio
 import operator
 from typing import Any
 
+import pytest
+
 from dayfly.client.executor import FunctionExecutor
 from tests.simulation.machine import TORN
 from tests.simulation.process import Process
 from tests.simulation.services import Master
 from tests.simulation.surroundings import NoFaults
-from tests.simulation.test_world import MINUS, config, executor, lengthy, negated, until
-from tests.simulation.world import Calm, World
+from tests.simulation.test_world import (
+    MINUS,
+    S,
+    config,
+    executor,
+    lengthy,
+    negated,
+    states,
+    told,
+    until,
+    workers,
+)
+from tests.simulation.world import Calm, DiedError, World
 
 
 class Unsynced(NoFaults):
@@ -111,3 +124,60 @@ def test_a_power_cut_in_mid_job_costs_no_outcome_and_brings_none_twice() -> None
         world.run(story(world))
         assert world.torn
         assert len(world.executions) > 20  # whose outcomes were lost ran again
+
+
+def lose_master(world: World) -> None:
+    """The master's VM is gone for good, and its disk with it."""
+    master = world.master()
+    assert master is not None
+    assert world.cloud.lose(master.id)
+
+
+def test_workers_that_served_before_serve_on_when_their_master_is_lost_with_its_disk() -> None:
+    """The client whose job runs had not launched them itself."""
+
+    async def story(world: World) -> None:
+        assert await world.client(lambda p: negated(world, p)).ended == MINUS
+        client = world.client(lambda p: lengthy(world, p, 20, 30.0), laptop="desk")
+        await until(world, lambda: len(world.executions) >= 20 + 6)
+        lose_master(world)
+        assert await client.ended == MINUS
+        assert states(world, "worker") == [S.RUNNING] * 3, "none was launched beside them"
+        await asyncio.sleep(400.0)
+        assert states(world, "worker") == [S.TERMINATED] * 3, "they went by their soft timers"
+
+    told(story)
+
+
+def test_a_new_master_that_was_never_told_of_the_workers_is_told_by_the_next_job() -> None:
+    async def story(world: World) -> None:
+        assert await world.client(lambda p: negated(world, p)).ended == MINUS
+        lose_master(world)
+        killed = world.client(lambda p: negated(world, p))
+        await until(world, lambda: S.RUNNING in states(world, "master"))
+        killed.process.kill()
+        with pytest.raises(DiedError):
+            await killed.ended
+        assert await world.client(lambda p: negated(world, p)).ended == MINUS
+        assert states(world, "worker") == [S.RUNNING] * 3, "none was launched beside them"
+        assert len(workers(world)) == 3
+
+    told(story, boot=5.0)
+
+
+def test_more_workers_than_a_small_job_wants_are_not_left_to_idle_when_their_master_is_lost() -> (
+    None
+):
+    async def story(world: World) -> None:
+        client = world.client(lambda p: lengthy(world, p, 6, 2000.0))
+        await until(world, lambda: len(world.executions) >= 6)
+        lose_master(world)
+        client.process.kill()
+        with pytest.raises(DiedError):
+            await client.ended
+        await asyncio.sleep(30.0)
+        assert await world.client(lambda p: negated(world, p, 2)).ended == [0, -1]
+        await asyncio.sleep(400.0)
+        assert states(world, "worker") == [S.TERMINATED] * 3, "long before the hard timer"
+
+    told(story)

@@ -23,6 +23,7 @@ class InProcess:
         told: Cancellations, as (job, indices).
         held: Calls that do not end before :meth:`release`, or before they are cancelled.
         deaf: Whether cancelling never gets an answer.
+        mute: Whether the master never says that it has all of a job.
         failure: What every conversation fails of, in place of its end.
         last_word: What every job ends with.
         stored: Outcomes that lie in storage rather than travel inline, by index.
@@ -34,6 +35,7 @@ class InProcess:
         self.told: list[tuple[str, list[int] | None]] = []
         self.held: set[int] = set()
         self.deaf = False
+        self.mute = False
         self.failure: DayflyError | None = None
         self.last_word: m.JobEnded | None = None
         self.stored: dict[int, str] = {}
@@ -102,8 +104,14 @@ class InProcessChannel:
         self.deliver([CallOutcome(index, OutcomeKind.CANCELLED, b"") for index in gone])
         self.look_again()
 
+    @property
+    def entrusted(self) -> bool:
+        return self.read_all
+
     async def handed_over(self) -> bool:
         await self.read_to_the_end.wait()
+        if self.session.mute:
+            await asyncio.Event().wait()
         return bool(self.waiting)
 
     async def work(self, items: AsyncIterator[list[bytes]]) -> None:

@@ -95,6 +95,7 @@ class FakeInstaller:
         self.failures: dict[str, DayflyError] = {}
         self.hangs: set[str] = set()
         self.power_off_hangs = False
+        self.power_off_answers: asyncio.Event | None = None
         self.on_install: Callable[[Instance], None] = lambda instance: None
 
     async def install(
@@ -118,6 +119,8 @@ class FakeInstaller:
             raise UnreachableError(f"{instance.id} does not answer")
         if self.power_off_hangs:
             await asyncio.Event().wait()
+        if self.power_off_answers is not None:
+            await self.power_off_answers.wait()
         self.powered_off.append(instance.id)
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
 from dayfly.storage import keys
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
-from dayfly.worker.agent import Agent
+from dayfly.worker.agent import REFUSED_WAIT, Agent
 from dayfly.worker.outbox import GATHER, MOST, Outbox
 from tests.unit.worker_support import (
     Master,
@@ -275,7 +276,7 @@ async def test_a_vm_that_is_taken_back_finishes_what_runs_and_hands_back_all_els
         await master.hang_up()
         await master.until(lambda: len(master.ready) == 2)
         assert len(master.draining) == 2
-        assert master.ready[1].holding == {}
+        assert master.ready[1].holding == {"job": []}
 
 
 async def test_a_source_of_notices_that_fails_does_not_stop_the_calls() -> None:
@@ -367,19 +368,48 @@ async def waits(config: WorkerConfig, count: int) -> list[float]:
             await running
 
 
+async def test_a_worker_that_is_back_names_the_jobs_that_it_knows_though_it_holds_no_call() -> None:
+    """They may have ended meanwhile, and are then to be forgotten."""
+    async with working() as (master, _):
+        await master.assign("job", lambda x: x, [0])
+        await master.values("job", 1)
+        await master.hang_up()
+        await master.until(lambda: len(master.ready) == 2)
+        assert master.ready[1].holding.keys() == {"job"}
+        await master.say(m.Forget(job="job"))
+        await master.hang_up()
+        await master.until(lambda: len(master.ready) == 3)
+        assert master.ready[2].holding == {}
+
+
 async def test_a_master_that_is_not_there_is_called_again_at_growing_intervals(vm: Path) -> None:
     slept = await waits(worker_config(vm / "storage", port=9), 8)
     assert 0.05 <= slept[0] <= 0.1
     assert 1.0 <= slept[-1] <= 2.0
 
 
-async def test_a_master_that_refuses_us_is_called_again_but_slowly(vm: Path) -> None:
+async def test_a_master_that_refuses_us_is_called_again_but_ever_more_slowly(vm: Path) -> None:
     master = Master()
     await master.start()
     config = worker_config(vm / "storage", master.port)
-    slept = await waits(msgspec.structs.replace(config, secret="another"), 1)
+    slept = await waits(msgspec.structs.replace(config, secret="another"), 12)
     await master.stop()
-    assert slept[0] >= 15
+    assert slept[0] <= 0.1
+    assert 15.0 <= slept[-1] <= REFUSED_WAIT
+
+
+async def test_a_worker_that_no_client_has_handed_to_the_new_master_yet_calls_ever_more_slowly(
+    vm: Path,
+) -> None:
+    """It is let in, and told that it is no worker of this master."""
+    master = Master()
+    master.refusing = True
+    await master.start()
+    slept = await waits(worker_config(vm / "storage", master.port), 12)
+    await master.stop()
+    assert sum(slept[:5]) <= 3.1  # what adopts it most often comes within seconds
+    assert all(later > before for before, later in pairwise(slept[:9:2]))
+    assert 15.0 <= slept[-1] <= REFUSED_WAIT
 
 
 @pytest.mark.parametrize(("asked", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])

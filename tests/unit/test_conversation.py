@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from dayfly import errors
 from dayfly.client.channel import JobRequest
 from dayfly.client.conversation import Channel, Conversation
 from dayfly.clock import SystemClock
+from dayfly.model import CallOutcome, OutcomeKind
 from dayfly.wire import messages as m
 from tests.unit.master_support import spec
 
@@ -29,6 +30,9 @@ class Door:
 
     async def send(self, message: m.FromClient) -> None:
         self.heard.append(message)
+
+    async def describe(self, job: str) -> None:
+        raise errors.JobError(f"the master does not hold {job}, or not any more")
 
     async def pushed(self) -> AsyncIterator[m.ToClient]:
         while (word := await self.words.get()) is not None:
@@ -55,6 +59,8 @@ class Talk:
     Attributes:
         ascents: Each time that the master was brought up.
         faulty: Whether what is heard next meets a fault of ours.
+        failure: Why the master cannot be brought up.
+        given_up: Jobs that have ended because of that.
     """
 
     def __init__(self) -> None:
@@ -62,24 +68,30 @@ class Talk:
         self.way = asyncio.Event()
         self.way.set()
         self.faulty = False
+        self.failure: errors.DayflyError | None = None
+        self.given_up: list[Channel] = []
         self.channels: dict[str, Channel] = {}
         self.conversation = Conversation(
             cast("Any", SimpleNamespace(ascend=self._ascend)),
             self.channels,
             self._hear,
             recall=self._recall,
+            renewed=lambda: None,
+            given_up=self.given_up.append,
             patience=1.0,
             clock=SystemClock(),
         )
 
-    async def begin(self, job: str) -> Channel:
-        request = JobRequest(spec=msgspec.structs.replace(spec(job)), function=b"")
+    async def begin(self, job: str, *, detach: bool = False) -> Channel:
+        request = JobRequest(spec=msgspec.structs.replace(spec(job), detach=detach), function=b"")
         channel = self.channels[job] = Channel(cast("Any", self), request)
         await self.conversation.tell(channel, m.FollowLogs(job=job), remember=True)
         return channel
 
     async def _ascend(self, told: object, *, launch: bool) -> Ascent:
         await self.way.wait()
+        if self.failure is not None:
+            raise self.failure
         self.ascents.append(Ascent())
         return self.ascents[-1]
 
@@ -138,3 +150,80 @@ async def test_closing_ends_a_listener_that_is_still_letting_go_of_the_old_maste
     await talk.conversation.aclose()
     assert not listeners()
     assert talk.ascents[1].closed
+
+
+async def broken(talk: Talk) -> None:
+    """The conversation breaks, and whoever would take it up again has come to an end."""
+    talk.ascents[-1].door.words.put_nowait(None)
+    while listeners():
+        await asyncio.sleep(0)
+
+
+async def test_a_job_that_is_given_up_is_stopped_until_its_master_has_heard_it() -> None:
+    talk = Talk()
+    await talk.begin("j-1")
+    del talk.channels["j-1"]
+    assert await talk.conversation.withdraw("j-1")
+    assert m.Cancel(job="j-1") in talk.ascents[0].door.heard
+    await broken(talk)  # nobody knows whether that was heard
+    await talk.begin("j-2")
+    assert talk.ascents[1].door.heard[0] == m.Cancel(job="j-1")
+    assert not talk.conversation.withdrawing
+    await talk.conversation.aclose()
+
+
+async def test_a_job_that_is_given_up_while_its_master_is_away_is_stopped_when_it_is_back() -> None:
+    talk = Talk()
+    await talk.begin("j-1")
+    del talk.channels["j-1"]
+    await broken(talk)
+    assert not await talk.conversation.withdraw("j-1")
+    assert talk.conversation.withdrawing
+    await talk.conversation.tell_withdrawn()
+    assert talk.ascents[1].door.heard == [m.Cancel(job="j-1")]
+    assert not talk.conversation.withdrawing
+    await talk.conversation.aclose()
+
+
+async def test_a_job_that_was_given_up_and_is_over_by_its_masters_word_is_not_stopped_again() -> (
+    None
+):
+    talk = Talk()
+    await talk.begin("j-1")
+    assert await talk.conversation.withdraw("j-1")
+    await talk.conversation.stopped("j-1")
+    assert not talk.conversation.withdrawing
+    assert talk.ascents[0].door.heard[-1] == m.Release(job="j-1")
+    await talk.conversation.aclose()
+
+
+async def test_jobs_whose_master_is_out_of_reach_may_go_on_and_detached_ones_do() -> None:
+    talk = Talk()
+    plain, detached = await talk.begin("j-1"), await talk.begin("j-2", detach=True)
+    talk.failure = errors.UnreachableError("the master does not answer SSH")
+    await broken(talk)
+    for channel in (plain, detached):
+        with pytest.raises(errors.UnreachableError) as caught:
+            await anext(channel.events())
+        assert any(f"dayfly job cancel {channel.id}" in note for note in caught.value.__notes__)
+    assert not talk.channels  # nothing is kept of jobs that have failed
+    assert talk.given_up == [plain, detached]
+    talk.failure = None
+    await talk.conversation.tell_withdrawn()
+    assert talk.ascents[-1].door.heard == [m.Cancel(job="j-1")]
+    await talk.conversation.aclose()
+
+
+async def test_what_comes_of_a_job_that_was_left_is_not_kept_here() -> None:
+    talk = Talk()
+    channel = await talk.begin("j-1", detach=True)
+    channel.emit(m.Notice(level="info", text="hello", job="j-1"))
+    events = cast("AsyncGenerator[Any]", channel.events())
+    await anext(events)
+    await events.aclose()
+    for number in (1, 2, 3):
+        outcomes = [CallOutcome(number, OutcomeKind.VALUE, b"large")]
+        channel.deliver(m.Delivery(job="j-1", number=number, outcomes=outcomes))
+    assert channel.last == 3
+    assert channel._events.empty()
+    await talk.conversation.aclose()

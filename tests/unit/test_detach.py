@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,14 @@ from dayfly.cli import results
 from dayfly.client import course
 from dayfly.client import progress as reading
 from dayfly.client.recollection import recollect
-from dayfly.errors import CallError, JobError, SerializationError, StorageError, UsageError
+from dayfly.errors import (
+    CallError,
+    JobError,
+    SerializationError,
+    StorageError,
+    UnreachableError,
+    UsageError,
+)
 from dayfly.master import archive
 from dayfly.model import JobRecord, JobState
 from dayfly.serialize import Outcome
@@ -48,24 +56,100 @@ async def test_leaving_a_detached_job_waits_for_its_items_and_stops_nothing(
         await job
 
 
-async def test_a_detached_job_that_cannot_be_handed_over_is_cancelled(
+class Endless:
+    """Items that never come to an end."""
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+
+async def test_a_detached_job_that_cannot_be_handed_over_is_cancelled_and_the_user_is_told(
     session: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(course, "HANDOVER", 0.05)
-
-    async def endless() -> None:
-        await asyncio.Event().wait()
-
-    class Endless:
-        async def __aiter__(self):  # type: ignore[no-untyped-def]
-            yield 1
-            await endless()
-
-    async with FunctionExecutor(session=session, progress=False) as executor:
-        job = executor.map(abs, Endless(), detach=True)
-    assert job.done()
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, Endless(), detach=True)
+    with pytest.raises(JobError, match=rf"{job.id} is cancelled(.|\n)*run it again"):
+        await executor.aclose()
+    assert session.closed
     with pytest.raises(asyncio.CancelledError):
         await job
+
+
+async def test_a_detached_job_that_its_master_may_have_is_not_cancelled_and_the_user_is_told(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "HANDOVER", 0.05)
+    session.held, session.mute = {0}, True
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, [1], detach=True)
+    with pytest.raises(JobError, match=rf"{job.id} was left(.|\n)*dayfly job result {job.id}"):
+        await executor.aclose()
+    assert session.told == []
+    assert session.closed
+    with pytest.raises(JobError, match="has not said that it has all of it"):
+        await job
+
+
+async def test_leaving_tells_why_a_detached_job_failed_while_it_was_handed_over(
+    session: InProcess,
+) -> None:
+    session.held, session.mute = {0}, True
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, [1], detach=True)
+    leaving = asyncio.create_task(executor.aclose())
+    while not session.batches:
+        await asyncio.sleep(0)
+    session.failure = UnreachableError("the master does not answer SSH")
+    session.failure.add_note("it may still run")
+    session.channels[0].look_again()
+    with pytest.raises(JobError, match=rf"{job.id} failed(.|\n)*answer SSH; it may") as caught:
+        await leaving
+    assert caught.value.__cause__ is session.failure
+
+
+async def test_items_that_fail_while_a_detached_job_is_left_are_no_secret(
+    session: InProcess,
+) -> None:
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.sleep(0.02)
+        raise OSError("the file ends here")
+
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, items(), detach=True)
+    with pytest.raises(JobError, match=rf"{job.id} failed(.|\n)*the file ends here"):
+        await executor.aclose()
+
+
+async def test_a_block_that_fails_fails_by_its_own_error_and_tells_of_the_job_too(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "HANDOVER", 0.05)
+    session.held, session.mute = {0}, True
+
+    async def program() -> None:
+        async with FunctionExecutor(session=session, progress=False) as executor:
+            executor.map(abs, [1], detach=True)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        await program()
+    (request,) = session.requests
+    assert [request.spec.id in note for note in caught.value.__notes__] == [True]
+
+
+async def test_jobs_that_could_not_be_handed_over_are_all_named(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "HANDOVER", 0.05)
+    session.held, session.mute = {0}, True
+    executor = FunctionExecutor(session=session, progress=False)
+    first, second = (executor.map(abs, [1], detach=True) for _ in range(2))
+    with pytest.raises(JobError, match=first.id) as caught:
+        await executor.aclose()
+    assert [second.id in note for note in caught.value.__notes__] == [True]
 
 
 async def test_a_detached_job_that_is_over_when_it_is_left_is_not_said_to_go_on(

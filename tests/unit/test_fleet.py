@@ -10,7 +10,7 @@ import pytest
 from dayfly.dismantle import Due
 from dayfly.errors import HostKeyError, UnreachableError
 from dayfly.master.events import Pool
-from dayfly.master.fleet import Fleet
+from dayfly.master.fleet import TRIAL, Fleet
 from dayfly.master.journal import KeptInstance
 from dayfly.model import DismantlePolicy, ExecMode, InstanceState
 from dayfly.wire import messages as m
@@ -27,6 +27,9 @@ class Listener:
     drains: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     kept: dict[str, KeptInstance] = field(default_factory=dict)
+    verdicts: list[str] = field(default_factory=list)
+    absolved: list[str] = field(default_factory=list)
+    accusing: set[str] = field(default_factory=set)
 
     def worker_coming(
         self, worker: str, pool: Pool, *, returning: bool, engaged: list[str]
@@ -36,10 +39,14 @@ class Listener:
     def worker_drains(self, worker: str, reason: str) -> None:
         self.drains[worker] = reason
 
-    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
         self.lost[worker] = reason
         if innocent:
             self.innocent.append(worker)
+        return worker in self.accusing
+
+    def worker_gone(self, worker: str, *, innocent: bool = False) -> None:
+        (self.absolved if innocent else self.verdicts).append(worker)
 
     def notice(
         self, level: str, text: str, pool: Pool, *, lost: str = "", silent: bool = False
@@ -301,6 +308,93 @@ async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -
     assert yard.listener.coming == [("w1", False), ("w1", False)]
     (row,) = yard.fleet.rows(lambda _: 3)
     assert (row.state, row.phase, row.running) == (InstanceState.RUNNING, "busy", 3)
+
+
+async def test_a_silent_worker_whose_return_saves_a_call_is_not_ended_in_haste(
+    yard: Yard,
+) -> None:
+    yard.listener.accusing = {"w1"}
+    await yard.up("w1")
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(5 + TRIAL - 1)
+    assert "did not come back within 5 s" in yard.listener.lost["w1"]
+    # A client that hears of it ends the VM.
+    assert (yard.listener.notices, yard.installer.powered_off) == ([], [])
+    assert yard.link("w1")
+    yard.fleet.asked_for_work("w1", spare=False)
+    await yard.clock.advance(100)
+    assert yard.phases() == {"w1": "idle"}
+    assert (yard.listener.notices, yard.listener.verdicts) == ([], [])
+
+
+async def test_whether_a_silent_worker_comes_back_is_known_within_a_bound(yard: Yard) -> None:
+    yard.listener.accusing = {"w1", "m0"}
+    await yard.up("w1")
+    await yard.up("m0")
+    for name in ("w1", "m0"):
+        yard.fleet.link_closed(name)
+    yard.installer.power_off_hangs = True  # nobody can tell when that is over
+    await yard.clock.advance(5 + TRIAL + 1)
+    assert yard.listener.verdicts == ["w1", "m0"]
+    assert len(yard.listener.notices) == 2
+
+
+@pytest.mark.parametrize("silent", [1.0, 10.0])
+@pytest.mark.parametrize(
+    ("reason", "taken"),
+    [
+        ("Server.SpotInstanceTermination: Spot instance termination", True),
+        ("Client.UserInitiatedShutdown: User initiated shutdown", True),
+        ("Client.InstanceInitiatedShutdown: Instance initiated shutdown", False),
+        ("Server.InternalError: init was killed by SIGKILL", False),
+    ],
+)
+async def test_what_the_cloud_says_of_a_vm_that_ended_tells_whether_a_call_may_have_done_it(
+    yard: Yard, silent: float, reason: str, taken: bool
+) -> None:
+    yard.listener.accusing = {"w1"}
+    await yard.up("w1")
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(silent)
+    yard.fleet.ended("w1", reason)
+    await settle()
+    assert yard.listener.verdicts == ([] if taken else ["w1"])
+    assert "w1" in yard.listener.absolved or not taken
+    assert yard.listener.innocent == (["w1"] if taken and silent < 5 else [])
+    assert yard.phases() == {}
+
+
+async def test_the_fleet_tells_who_would_be_left_to_its_hard_timer(yard: Yard) -> None:
+    yard.installer.hangs = {"w1"}
+    yard.adopt("w1")
+    await settle()
+    assert yard.fleet.awaits_any  # it boots
+    yard.fleet.ended("w1", "no capacity")
+    await settle()
+    assert not yard.fleet.awaits_any
+    yard.adopt("w2")
+    await settle()
+    yard.link("w2")
+    assert yard.fleet.awaits_any  # its agent has called, and has not been told of another timer
+    yard.fleet.asked_for_work("w2", spare=True)
+    assert not yard.fleet.awaits_any
+    yard.installer.power_off_hangs = True
+    await yard.up("w3", job="j")
+    yard.fleet.link_closed("w3")
+    yard.fleet.job_over("j", Pool(ExecMode.CREATE, job="j"))
+    await settle()
+    assert yard.fleet.awaits_any  # it is to go, and cannot be told
+    await yard.up("w4", DismantlePolicy(auto=False))
+    await yard.up("m0")
+    yard.link("w3")
+    yard.fleet.link_closed("w3")
+
+
+async def test_a_worker_that_goes_by_its_own_timer_is_not_waited_for(yard: Yard) -> None:
+    await yard.up("w1", DismantlePolicy(hard=100.0))
+    await yard.clock.advance(101)
+    assert yard.phases() == {"w1": "leaving"}
+    assert not yard.fleet.awaits_any
 
 
 async def test_a_stranger_is_no_worker(yard: Yard) -> None:

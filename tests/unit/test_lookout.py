@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import cast
@@ -48,7 +49,9 @@ class Ec2:
             for name, story in self.story.items()
         }
         seen = [instance(name, past[-1]) for name, past in now.items() if past]
-        return [each for each in seen if each.state in states and each.id in ids]
+        found = [each for each in seen if each.state in states and each.id in ids]
+        await asyncio.sleep(0)  # the answer travels
+        return found
 
 
 ALL, WAITING, ENDED = (True, True), (True, False), (False, False)
@@ -100,3 +103,18 @@ async def test_one_that_is_never_listed_is_given_up_after_a_while() -> None:
 
 async def test_nobody_looks_for_a_job_that_is_over() -> None:
     assert await look({"i-1": [(0, PENDING)]}, job=Job(ended=True)) == ([], [], [])
+
+
+async def test_two_launches_that_are_answered_at_once_are_looked_after_by_one() -> None:
+    clock = TurnedClock()
+    ec2 = Ec2(clock, {"a": [(0.0, TERMINATED)]})
+    lookout = Lookout(cast("Cluster", ec2), clock, 1.0)
+    job = cast("Channel", Job())
+    assert lookout.watch(job, [instance("a")])
+    assert lookout.watch(job, [instance("b")])  # the first has not begun to look
+
+    async def ended() -> list[str]:
+        return [one.id async for _, one in lookout.ended()]
+
+    both = await asyncio.gather(ended(), ended())
+    assert sorted(both) == [[], ["a"]]

@@ -232,6 +232,81 @@ async def test_the_master_powers_itself_off_after_the_soft_timeout(tmp_path: Pat
         await worker.leave()
 
 
+async def test_the_master_waits_with_its_soft_timer_for_a_vm_that_is_told_to_go_and_still_boots(
+    tmp_path: Path,
+) -> None:
+    async with master(tmp_path) as service, service.client() as door:
+        answers = service.installer.power_off_answers = asyncio.Event()
+        service.installer.hangs = {"w2"}
+        job = spec(mode=ExecMode.CREATE, wanted=2)
+        vms = [instance(name, mode=ExecMode.CREATE) for name in ("w1", "w2")]
+        await door.send(m.Adopt(instances=vms, policy=POLICY, job="j"))
+        worker = await (await service.worker()).ready()
+        await submit(door, job, 4)
+        await follow(door)
+        await until(lambda: any(isinstance(w, m.PowerOff) for w in worker.heard))
+        await worker.leave()
+        await until(lambda: len(service.hub.worker_rows()) == 2)
+        # It keeps its own VM up, too, and says so to whoever asks.
+        assert service.vm.deadlines[-1] == pytest.approx(605, abs=5)
+        (own, gone) = await door.list_workers()
+        assert own.dismantle_in == pytest.approx(600, abs=5)
+        assert own.dismantle_why == "soft"
+        assert gone.phase == "leaving"
+        await service.clock.advance(400)
+        assert not service.vm.off.is_set()
+        answers.set()
+        await service.clock.advance(6)
+        await until(service.vm.off.is_set, service.clock)
+        assert service.installer.powered_off == ["w2"]
+
+
+async def test_the_master_waits_with_its_soft_timer_until_a_worker_that_comes_is_told_of_its_own(
+    tmp_path: Path,
+) -> None:
+    async with master(tmp_path) as service, service.client() as door:
+        await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
+        worker = await (await service.worker()).ready()
+        await submit(door, spec(wanted=2), 4)
+        await follow(door)
+        await service.clock.advance(200)
+        await door.send(m.Adopt(instances=[instance("w2")], policy=POLICY))
+        await until(lambda: len(service.hub.worker_rows()) == 3)
+        await service.clock.advance(102)
+        late = await service.worker("w2")
+        await service.clock.advance(3)
+        assert not service.vm.off.is_set()
+        await late.ready()
+        await until(lambda: any(isinstance(w, m.SetDeadline) for w in late.heard))
+        await service.clock.advance(6)
+        await until(service.vm.off.is_set, service.clock)
+        deadlines = [w.seconds for w in late.heard if isinstance(w, m.SetDeadline)]
+        assert deadlines[-1] == pytest.approx(305, abs=1)
+        await worker.leave()
+        await late.leave()
+
+
+@pytest.mark.parametrize(("hard", "limit"), [(3600.0, 600.0), (500.0, 500.0)])
+async def test_a_vm_that_never_boots_holds_the_master_for_a_bounded_time(
+    tmp_path: Path, hard: float, limit: float
+) -> None:
+    policy = DismantlePolicy(soft=300.0, hard=hard)
+    async with master(tmp_path, policy=policy) as service, service.client() as door:
+        service.installer.hangs = {"w2"}
+        await door.send(m.Adopt(instances=[instance("w1")], policy=policy))
+        await door.send(m.Adopt(instances=[instance("w2")], policy=POLICY))
+        worker = await (await service.worker()).ready()
+        await submit(door, spec(wanted=2, policy=policy), 4)
+        await follow(door)
+        begun = service.clock.monotonic()
+        await service.clock.advance(limit - 10)
+        assert not service.vm.off.is_set()
+        await service.clock.advance(16)
+        await until(service.vm.off.is_set, service.clock)
+        assert service.clock.monotonic() - begun < limit + 8
+        await worker.leave()
+
+
 async def test_two_clients_follow_their_own_jobs_and_each_others_rows(tmp_path: Path) -> None:
     async with (
         master(tmp_path) as service,
@@ -402,6 +477,63 @@ async def test_a_job_whose_client_is_gone_is_cancelled_after_a_grace(tmp_path: P
             (row,) = await late.list_jobs()
             assert row.state is JobState.CANCELLED
             assert "no client" in row.reason
+        await worker.leave()
+
+
+async def test_whoever_follows_a_job_is_told_that_its_client_died_before_all_items_were_there(
+    tmp_path: Path,
+) -> None:
+    detached = msgspec.structs.replace(spec(), detach=True)
+    clock = FakeClock()
+    async with master(tmp_path, clock=clock) as service, service.client("other") as other:
+        async with service.client() as door:
+            await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
+            worker = await (await service.worker()).ready()
+            await submit(door, detached, 4, end=False)
+            await until(lambda: len(worker.ran) == 4)
+            await other.send(m.Follow(job="j"))
+            await until(lambda: len(service.hub.peers.followers("j")) == 2)
+        await until(lambda: len(service.hub.peers.clients) == 1)
+        await clock.advance(50)
+        assert service.hub.open_jobs == ["j"]
+        await worker.leave()
+    # The master's service was killed: it has not forgotten who had left.
+    async with master(tmp_path, clock=clock) as service, service.client("other") as other:
+        await other.send(m.Follow(job="j"))
+        heard = Followed()
+        listening = asyncio.create_task(follow(other, heard))
+        await until(lambda: len(heard.outcomes) == 4)
+        await clock.advance(59)
+        assert service.hub.open_jobs == ["j"]
+        await clock.advance(2)
+        await until(listening.done)
+        assert heard.ended is not None
+        assert (heard.ended.state, heard.ended.error) == (JobState.FAILED, "JobError")
+        for words in ("its client left before all of its items were there", "4 had come, and 4"):
+            assert words in heard.ended.reason
+        assert heard.indices == [0, 1, 2, 3]
+
+
+async def test_a_client_that_comes_back_with_the_rest_of_its_items_has_lost_nothing(
+    tmp_path: Path,
+) -> None:
+    async with master(tmp_path) as service, service.client("other") as other:
+        async with service.client() as door:
+            await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
+            worker = await (await service.worker()).ready()
+            await submit(door, spec(), 4, end=False)
+            await until(lambda: len(worker.ran) == 4)
+            await other.send(m.Follow(job="j"))
+            await until(lambda: len(service.hub.peers.followers("j")) == 2)
+        await until(lambda: len(service.hub.peers.clients) == 1)
+        await service.clock.advance(59)
+        async with service.client() as door:
+            await submit(door, spec(), 4, end=False)
+            await until(lambda: len(service.hub.peers.submitters) == 1)
+            await service.clock.advance(100)
+            assert service.hub.open_jobs == ["j"]
+            await door.send(m.ItemsEnd(job="j", total=4))
+            assert (await follow(other)).indices == [0, 1, 2, 3]
         await worker.leave()
 
 

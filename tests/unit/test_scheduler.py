@@ -447,6 +447,41 @@ def test_a_detached_job_whose_items_never_came_ends_with_its_client() -> None:
     assert ended.state is JobState.CANCELLED
 
 
+def test_a_job_whose_submitter_left_too_early_is_failed_whoever_else_follows_it() -> None:
+    story = Story()
+    story.worker("w1", detached())
+    story.tell(e.JobSubmitted(spec=detached()))
+    story.tell(e.ItemsCame(job="j", start=0, count=5))
+    story.done("w1", 0, 1)
+    story.tell(e.FollowersChanged(job="j", count=2))
+    story.now = 10.0
+    story.tell(e.SubmitterChanged(job="j", left=True))
+    story.tell(e.FollowersChanged(job="j", count=1))
+    assert story.scheduler.wake == 10.0 + CLIENT_GRACE
+    story.now = 9.0 + CLIENT_GRACE
+    assert closed(story.tell(e.Tick())) is None
+    story.now = 10.0 + CLIENT_GRACE
+    ended = closed(story.tell(e.Tick()))
+    assert ended is not None
+    assert (ended.state, ended.error, ended.done) == (JobState.FAILED, "JobError", 2)
+    assert "5 had come, and 2 of their calls were done" in ended.reason
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_submitter_that_is_back_or_had_handed_everything_over_is_not_missed(back: bool) -> None:
+    story = Story()
+    story.tell(e.JobSubmitted(spec=detached()))
+    story.tell(e.ItemsCame(job="j", start=0, count=5))
+    if not back:
+        story.tell(e.ItemsEnded(job="j", total=5))
+    story.tell(e.SubmitterChanged(job="j", left=True))
+    story.now = CLIENT_GRACE - 1
+    if back:
+        story.tell(e.SubmitterChanged(job="j", left=False))
+    story.now = 2 * CLIENT_GRACE
+    assert closed(story.tell(e.Tick())) is None
+
+
 def test_a_detached_job_that_lost_its_workers_waits_for_a_client_to_launch_others() -> None:
     story = Story()
     story.worker("w1", detached())

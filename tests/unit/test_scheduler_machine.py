@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dayfly.master import events as e
-from dayfly.master.retrying import RETRIED
+from dayfly.master.retrying import PATIENCE, RETRIED
 from dayfly.master.scheduler import Scheduler
 from dayfly.master.suspects import CONVICTED, SUSPECT
 from dayfly.model import CallOutcome, JobState, OutcomeKind
@@ -42,6 +42,7 @@ class Cluster(RuleBasedStateMachine):
         self.attempts: dict[tuple[str, Key], int] = {}
         self.tries: dict[Key, list[str]] = {}
         self.marks: dict[Key, list[tuple[str, str]]] = {}
+        self.failed_at: dict[Key, float] = {}
         self.recalls: dict[str, list[tuple[str, int]]] = {}
         self.count = 0
 
@@ -76,6 +77,7 @@ class Cluster(RuleBasedStateMachine):
                 for index in range(span.start, span.stop):
                     key = (job, index)
                     assert key not in self.delivered, "a call that is done was handed out"
+                    assert key not in self.accused(), "a call was handed out before its verdict"
                     for name, held in self.workers.items():
                         assert key not in held, f"{key} is held by {name} already"
                     mine = self.workers[worker]
@@ -98,6 +100,7 @@ class Cluster(RuleBasedStateMachine):
                         assert len(tries) == self.retries[job], "it had tries left"
             case e.Tried(job=job, index=index, tried=tried):
                 self.tries.setdefault((job, index), []).append(tried.worker)
+                self.failed_at[job, index] = self.now
                 assert len(self.tries[job, index]) <= self.retries[job]
             case e.Marked(job=job, loss=loss):
                 for span in loss.spans:
@@ -215,6 +218,8 @@ class Cluster(RuleBasedStateMachine):
         for _ in range(6):
             for name in [name for name, keys in self.workers.items() if poison in keys]:
                 self.lose(name, innocent=False)
+                if data.draw(st.booleans()):
+                    self.tell(e.WorkerGone(worker=name))
                 self.worker_comes(2)
 
     def lose(self, name: str, innocent: bool) -> None:
@@ -255,6 +260,17 @@ class Cluster(RuleBasedStateMachine):
         self.workers[name] = set()
         self.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec())))
         self.connect(name, held)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data(), innocent=st.booleans())
+    def a_lost_worker_is_dismissed(self, data: st.DataObject, innocent: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.zombies)))
+        self.tell(e.WorkerGone(worker=name, innocent=innocent))
+
+    @rule()
+    def a_minute_passes(self) -> None:
+        self.now += PATIENCE
+        self.tell(e.Tick())
 
     @precondition(lambda self: self.here())
     @rule(data=st.data())
@@ -376,7 +392,7 @@ class Cluster(RuleBasedStateMachine):
             for job, count in self.jobs.items()
             if job not in self.closed
             for index in range(count)
-        } - (held | self.delivered.keys())
+        } - (held | self.delivered.keys() | self.accused())
         staying = [name for name in self.here() if name not in self.draining]
         for name in staying:
             if not self.workers[name] and (could := [k for k in waiting if self.may(name, k)]):
@@ -386,7 +402,22 @@ class Cluster(RuleBasedStateMachine):
         """Whether an idle worker should have a call; not one that it has just failed."""
         others = len(self.workers.keys() - self.draining) > 1
         tries = self.tries.get(key)
-        return not (others and tries and tries[-1] == name and not self.marks.get(key))
+        if not (others and tries and tries[-1] == name and not self.marks.get(key)):
+            return True
+        return self.now >= self.failed_at[key] + PATIENCE
+
+    def accused(self) -> set[Key]:
+        """Calls that wait for the word on their last worker: each has the marks for a verdict."""
+        found = set()
+        for job_id in self.scheduler.open_jobs:
+            job = self.scheduler.job(job_id)
+            assert job is not None
+            for index, loss in job.apart.accused.items():
+                losers = self.marks[job_id, index]
+                assert len(losers) >= CONVICTED
+                assert (loss.worker, loss.incarnation) in losers
+                found.add((job_id, index))
+        return found
 
     def teardown(self) -> None:
         """When the faults stop and workers live, every job ends."""
@@ -395,7 +426,10 @@ class Cluster(RuleBasedStateMachine):
             self.tell(e.ItemsEnded(job=job, total=self.jobs[job]))
         for name in sorted(self.away):
             self.lose(name, innocent=True)
+        for name in sorted(self.zombies):
+            self.tell(e.WorkerGone(worker=name))
         self.worker_for_the_end()
+        self.tell(e.Tick())
         for _ in range(10_000):
             busy = [(n, k) for n, held in self.workers.items() for k in sorted(held)[:1]]
             if not busy:

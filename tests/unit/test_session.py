@@ -14,7 +14,7 @@ from dayfly.client import session as module
 from dayfly.client.channel import JobRequest
 from dayfly.client.conversation import Channel
 from dayfly.client.session import MasterSession
-from dayfly.model import CallOutcome, JobSpec, OutcomeKind
+from dayfly.model import CallOutcome, InstanceState, JobSpec, OutcomeKind
 from dayfly.wire import messages as m
 from tests.unit.master_support import spec
 
@@ -39,7 +39,9 @@ class Session(MasterSession):
         self.deaf = False
         self.under_way: set[asyncio.Task[None]] = set()
         self.hanging_up: Callable[[], Awaitable[None]] = nothing
-        conversation = SimpleNamespace(tell=self._say, aclose=lambda: self.hanging_up())
+        conversation = SimpleNamespace(
+            tell=self._say, aclose=lambda: self.hanging_up(), withdrawing=False
+        )
         staffing = SimpleNamespace(join=nothing, dismiss=lambda _: None, under_way=self.under_way)
         self._made = cast(
             "Any", SimpleNamespace(ascender=None, conversation=conversation, staffing=staffing)
@@ -148,3 +150,88 @@ async def test_a_network_that_fails_for_a_moment_does_not_keep_a_job_from_being_
     assert not failures
     channel.fail(errors.CloudError("the cloud could not be asked for a while"))
     assert not await channel.handed_over()
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_job_that_is_given_up_may_go_on_only_if_its_master_could_not_be_told(
+    there: bool,
+) -> None:
+    session = Session()
+    withdrawn: list[str] = []
+
+    async def withdraw(job: str) -> bool:
+        withdrawn.append(job)
+        return there
+
+    cast("Any", session._made).conversation.withdraw = withdraw
+    channel = Channel(session, JobRequest(spec=spec("j-1"), function=b""))
+    never_said = Channel(session, JobRequest(spec=spec("j-2"), function=b""))
+    channel.said.append(m.FollowLogs(job="j-1"))
+    for each in (channel, never_said):
+        await session.give_up(each, errors.StorageError("storage refused the second item"))
+    assert withdrawn == ["j-1"]
+    with pytest.raises(errors.StorageError) as caught:
+        await anext(channel.events())
+    notes = getattr(caught.value, "__notes__", [])
+    assert ["dayfly job cancel j-1" in note for note in notes] == [True] * (not there)
+    with pytest.raises(errors.StorageError) as caught:
+        await anext(never_said.events())
+    assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.STOPPED])
+async def test_closing_stops_what_was_given_up_and_starts_no_master_for_it(
+    state: InstanceState,
+) -> None:
+    session = Session()
+    told: list[str] = []
+
+    async def find() -> Any:
+        return SimpleNamespace(state=state)
+
+    async def tell_withdrawn() -> None:
+        told.append("stop")
+
+    made = cast("Any", session._made)
+    made.ascender = SimpleNamespace(find=find)
+    made.conversation.withdrawing, made.conversation.open = True, False
+    made.conversation.tell_withdrawn = tell_withdrawn
+    await session.aclose()
+    assert told == ["stop"] * (state is InstanceState.RUNNING)
+
+
+async def test_nothing_is_kept_of_a_job_that_was_cancelled_before_it_was_submitted() -> None:
+    session = Session()
+
+    async def items() -> Any:
+        await asyncio.Event().wait()
+        yield []
+
+    channel = session.start(JobRequest(spec=spec("j-1"), function=b""), items())
+    await asyncio.sleep(0)
+    await channel.cancel()
+    assert session._channels == {}
+    await session.aclose()
+
+
+async def test_a_master_that_cannot_be_reached_for_a_while_does_not_end_the_leaving_of_a_job() -> (
+    None
+):
+    session = Session()
+    described = m.Described(request=1, spec=spec("j-1"), total=3)
+
+    async def describe(job: str) -> m.Described:
+        return described
+
+    failures: list[errors.DayflyError] = [
+        errors.UnreachableError("the master does not answer SSH"),
+        errors.ProvisionError("its service does not start"),
+    ]
+
+    async def ascent() -> Any:
+        if failures:
+            raise failures.pop()
+        return SimpleNamespace(door=SimpleNamespace(describe=describe))
+
+    cast("Any", session._made).conversation.ascent = ascent
+    assert await Channel(session, JobRequest(spec=spec("j-1"), function=b"")).handed_over()

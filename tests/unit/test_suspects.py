@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dayfly.master import events as e
+from dayfly.master.retrying import PATIENCE
 from dayfly.master.suspects import Loss, Suspects, verdict
 from dayfly.model import CallOutcome, OutcomeKind
 from dayfly.wire import messages as m
@@ -13,6 +14,10 @@ from tests.unit.test_scheduler import Story, closed, leases, needed, told
 
 def lose(story: Story, name: str, *, innocent: bool = False) -> list[e.Action]:
     return story.tell(e.WorkerLost(worker=name, reason=f"{name} is silent", innocent=innocent))
+
+
+def gone(story: Story, name: str, *, innocent: bool = False) -> list[e.Action]:
+    return story.tell(e.WorkerGone(worker=name, innocent=innocent))
 
 
 def delivered(actions: list[e.Action]) -> list[CallOutcome]:
@@ -43,7 +48,7 @@ def test_a_call_that_takes_three_workers_down_is_failed_by_name_and_the_others_g
     assert leases(story.worker("w3", spec())) == {"w3": [1]}
     assert leases(story.done("w3", 1)) == {"w3": [0]}
     actions = lose(story, "w3")
-    (convicted,) = delivered(actions)
+    (convicted,) = delivered(gone(story, "w3"))
     assert (convicted.index, convicted.kind) == (0, OutcomeKind.CRASHED)
     text = convicted.payload.decode()
     for words in ("3 workers", "w1: w1 is silent", "w3: w3 is silent", "larger worker_instance"):
@@ -128,7 +133,7 @@ def test_a_suspect_that_never_reached_a_worker_is_not_convicted_with_it() -> Non
     # Its call is not wanted any more; another one cannot reach it before it is back.
     cancelled = e.CancelAsked(job="j", indices=[suspect], reason="ada")
     assert leases(story.tell(cancelled)) == {}
-    assert delivered(lose(story, "w3")) == []
+    assert delivered(lose(story, "w3") + gone(story, "w3")) == []
     assert len(leases(story.worker("w4", spec()))["w4"]) == 1
 
 
@@ -161,6 +166,95 @@ def test_an_agent_that_a_call_kills_three_times_has_its_call_failed() -> None:
     assert leases(actions) == {"w1": [1]}
 
 
+def accused() -> Story:
+    """The only call has two marks, runs alone on w3, and that is silent."""
+    story = Story()
+    story.job(spec(), 1)
+    for name in ("w1", "w2", "w3"):
+        assert leases(story.worker(name, spec())) == {name: [0]}
+        actions = lose(story, name)
+    assert delivered(actions) == []
+    assert story.scheduler.accuses("w3")
+    assert not story.scheduler.accuses("w2")
+    return story
+
+
+def test_a_suspect_whose_worker_is_only_silent_is_not_failed_and_its_value_is_kept() -> None:
+    story = accused()
+    # Nobody else gets it meanwhile: it may well take that one down, too.
+    assert leases(story.worker("w4", spec())) == {}
+    story.now = 20.0
+    story.tell(e.WorkerComing(worker="w3", pool=e.pool_of(spec())))
+    actions = story.ready("w3", holding={"j": [Span(0, 1)]})
+    assert e.Absolved(job="j", worker="w3", incarnation="a") in actions
+    assert not story.scheduler.accuses("w3")
+    assert (leases(actions), told(actions, "w3")) == ({}, [])
+    actions = story.done("w3", 0)
+    assert [outcome.kind for outcome in delivered(actions)] == [OutcomeKind.VALUE]
+    ended = closed(actions)
+    assert ended is not None
+    assert ended.failed == 0
+    assert gone(story, "w3") == []
+
+
+def test_a_suspect_that_had_been_marked_among_others_waits_for_its_verdict_too() -> None:
+    story = Story()
+    story.worker("w1", spec(), processes=1)
+    story.job(spec(), 4)
+    story.done("w1", 0)
+    lose(story, "w1")
+    for name in ("w2", "w3"):
+        (poison,) = leases(story.worker(name, spec(), processes=1))[name]
+        assert poison == 1
+        lose(story, name)
+    assert story.scheduler.accuses("w3")
+    assert leases(story.worker("w4", spec())) == {"w4": [2, 3]}
+    assert leases(story.done("w4", 2, 3)) == {}
+    assert closed(gone(story, "w3")) is not None
+
+
+def test_the_late_outcome_of_a_suspect_counts_while_its_worker_may_still_come_back() -> None:
+    story = accused()
+    ended = closed(story.done("w3", 0))
+    assert ended is not None
+    assert ended.failed == 0
+
+
+def test_a_suspect_is_failed_when_its_worker_comes_back_without_its_process() -> None:
+    story = accused()
+    story.tell(e.WorkerComing(worker="w3", pool=e.pool_of(spec())))
+    actions = story.ready("w3", incarnation="b")
+    assert [outcome.kind for outcome in delivered(actions)] == [OutcomeKind.CRASHED]
+    assert closed(actions) is not None
+
+
+def test_a_suspect_whose_worker_the_cloud_has_ended_is_run_again() -> None:
+    story = accused()
+    actions = gone(story, "w3", innocent=True)
+    assert delivered(actions) == []
+    assert e.Absolved(job="j", worker="w3", incarnation="a") in actions
+    assert leases(story.worker("w4", spec())) == {"w4": [0]}
+    assert closed(story.done("w4", 0)) is not None
+
+
+def test_a_suspect_that_an_earlier_worker_still_runs_is_left_to_that() -> None:
+    story = accused()
+    story.tell(e.WorkerComing(worker="w1", pool=e.pool_of(spec())))
+    assert told(story.ready("w1", holding={"j": [Span(0, 1)]}), "w1") == []
+    assert gone(story, "w3") == []
+    ended = closed(story.done("w1", 0))
+    assert ended is not None
+    assert ended.failed == 0
+
+
+def test_a_suspect_that_is_cancelled_while_its_worker_is_silent_is_no_crash() -> None:
+    story = accused()
+    cancelled = story.tell(e.CancelAsked(job="j", indices=[0], reason="ada"))
+    assert [outcome.kind for outcome in delivered(cancelled)] == [OutcomeKind.CANCELLED]
+    assert closed(cancelled) is not None
+    assert gone(story, "w3") == []
+
+
 def test_workers_whose_time_is_up_mark_nobody() -> None:
     story = Story()
     story.job(spec(), 2)
@@ -185,7 +279,8 @@ def test_marks_outlive_the_master() -> None:
     )
     story.tell(restored)
     assert leases(story.worker("w4", spec())) == {"w4": [1]}  # the other suspect is done
-    (convicted,) = delivered(lose(story, "w4"))
+    lose(story, "w4")
+    (convicted,) = delivered(gone(story, "w4"))
     assert convicted.index == 1
     assert leases(story.worker("w5", spec())) == {
         "w5": [4, 5]
@@ -210,7 +305,8 @@ def test_a_suspect_that_a_worker_still_runs_after_a_restart_is_left_to_it_alone(
     actions = story.ready("w3", holding={"j": [Span(0, 1)]})
     assert leases(actions) == {}
     assert told(actions, "w3") == []
-    assert [outcome.index for outcome in delivered(lose(story, "w3"))] == [0]
+    lose(story, "w3")
+    assert [outcome.index for outcome in delivered(gone(story, "w3"))] == [0]
 
 
 def test_the_marks_of_a_call_are_the_losses_that_name_it() -> None:
@@ -284,6 +380,55 @@ def test_with_one_worker_only_a_call_is_run_again_there() -> None:
     (last,) = delivered(fail(story, "w1", 0, attempt=1))
     assert last.kind is OutcomeKind.RAISED
     assert len(last.tries) == 1
+
+
+def test_a_try_does_not_wait_for_another_worker_that_is_busy_for_an_hour() -> None:
+    story, asked = Story(), spec(retries=2)
+    story.worker("w1", asked, processes=1)
+    story.worker("w2", asked, processes=1)
+    story.job(asked, 2)
+    assert leases(fail(story, "w1", 0)) == {}
+    assert story.scheduler.wake == PATIENCE
+    story.now = PATIENCE - 1
+    assert leases(story.tell(e.Tick())) == {}
+    story.now = PATIENCE
+    actions = story.tell(e.Tick())
+    assert leases(actions) == {"w1": [0]}
+    assert attempts(actions) == [1]
+    # Each try is patient anew.
+    story.now = 100.0
+    assert leases(fail(story, "w1", 0, attempt=1)) == {}
+    assert story.scheduler.wake == 100.0 + PATIENCE
+    actions = story.done("w2", 1)
+    assert leases(actions) == {"w2": [0]}
+    (last,) = delivered(story.done("w2", 0))
+    assert len(last.tries) == 2
+
+
+def test_patience_with_a_try_goes_on_after_the_master_restarted() -> None:
+    story, asked = Story(), spec(retries=2)
+    story.worker("w0", asked, processes=1)
+    story.job(asked, 1)
+    (tried,) = [a.tried for a in fail(story, "w0", 0) if isinstance(a, e.Tried)]
+    again = Story()
+    again.now = 10.0
+    again.tell(
+        e.JobRestored(
+            spec=asked,
+            chunks=[Span(0, 2)],
+            total=2,
+            done=bytearray(2),
+            failed=0,
+            started=0.0,
+            tries={0: [tried]},
+        )
+    )
+    for name in ("w0", "w1"):
+        again.tell(e.WorkerComing(worker=name, pool=e.pool_of(asked), returning=True))
+    again.ready("w0", processes=1)
+    assert leases(again.ready("w1", processes=1, holding={"j": [Span(1, 2)]})) == {}
+    again.now = 10.0 + PATIENCE
+    assert leases(again.tell(e.Tick())) == {"w0": [0]}
 
 
 def test_what_cannot_be_pickled_is_not_tried_again() -> None:

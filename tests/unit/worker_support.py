@@ -170,6 +170,7 @@ class Master:
         self.handed_back: list[m.HandBack] = []
         self.draining: list[m.Draining] = []
         self.acknowledging = True
+        self.refusing = False
         self.port = 0
         self._link: link.Link[m.FromWorker] | None = None
         self._news = asyncio.Event()
@@ -235,6 +236,13 @@ class Master:
         except errors.AuthenticationError:
             return socket
         self._link = conversation = link.Link(socket, m.FROM_WORKER, hello.name)
+        if self.refusing:
+            refused = m.Refused(
+                code="WireError", reason=f"{hello.name} is no worker of this master"
+            )
+            await conversation.send(refused)
+            await conversation.aclose()
+            return socket
         async for message in conversation:
             match message:
                 case m.Ready():

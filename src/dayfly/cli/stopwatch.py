@@ -80,6 +80,10 @@ class _TimedChannel:
     async def cancel(self, indices: list[int] | None = None) -> None:
         await self._channel.cancel(indices)
 
+    @property
+    def entrusted(self) -> bool:
+        return self._channel.entrusted
+
     async def handed_over(self) -> bool:
         return await self._channel.handed_over()
 

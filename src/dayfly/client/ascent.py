@@ -139,7 +139,7 @@ class Ascender:
             raise errors.InstanceNotFoundError("the master is gone, and its jobs with it")
         if instance is None:
             told("the master to be launched")
-            instance = await self.cluster.launches.master()
+            instance = await self.cluster.launches.master(self.cluster.find_master)
             self._admitted = True
         elif instance.state not in UP:
             told(f"the master ({instance.id}, {instance.state}) to be started")

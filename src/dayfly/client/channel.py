@@ -46,6 +46,11 @@ class JobChannel(Protocol):
         """
         ...
 
+    @property
+    def entrusted(self) -> bool:
+        """Whether all of it was said, so that the master may go on with it alone."""
+        ...
+
     async def handed_over(self) -> bool:
         """Wait until the master has all that the job needs to go on without this program.
 

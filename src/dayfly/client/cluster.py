@@ -79,15 +79,15 @@ class Cluster:
         self._looked = True
         return found
 
-    async def find_master(self) -> Instance | None:
-        """The master, up or stopped; ``None`` if there is none."""
+    async def find_master(self, *, but: str = "") -> Instance | None:
+        """The master, up or stopped, unless it is that one; ``None`` if there is none."""
         if self._looked:
             # Not at the workers again, who may be a thousand: ten pages.
             own: dict[str, str] = {Tag.MANAGED: "true", Tag.OWNER: self._owner}
             found = await self._list(own | {Tag.CLUSTER: self._access.cluster, Tag.ROLE: "master"})
         else:
             found = await self.instances()  # as the sweep asks
-        masters = [i for i in found if i.tags.get(Tag.ROLE) == "master"]
+        masters = [i for i in found if i.tags.get(Tag.ROLE) == "master" and i.id != but]
         return next((i for i in masters if i.state in UP), masters[0] if masters else None)
 
     async def idle_workers(self, spec: JobSpec) -> list[Instance]:
@@ -234,7 +234,10 @@ class Cluster:
             # One that is gone keeps all others of the call.
             due = [i.id for i in await self._parts.cloud.list(ids=due, states=ALIVE)]
             await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: until_text})
-        self._expiries |= dict.fromkeys(due, until)
+        now = self._clock.now()
+        # What was to be kept until before now is told anew, whether it is known or not.
+        lasting = {name: at for name, at in self._expiries.items() if not 0 < at < now}
+        self._expiries = lasting | dict.fromkeys(due, until)
 
     async def sweep(self) -> list[Instance]:
         """End what is up past its expiry: workers are terminated, masters stopped.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import msgspec
 from dayfly import errors
 from dayfly.client.ascent import Ascender, Ascent
 from dayfly.client.channel import Event, JobRequest, Phase
+from dayfly.client.leaving import may_go_on
 from dayfly.client.supply import Supply
 from dayfly.clock import Clock
 from dayfly.model import JobState
@@ -65,12 +66,14 @@ class Channel:
         supply: Its workers, once it is known how many it needs.
         launching: Whether a launch for it is under way.
         owed: Workers that the master asked for meanwhile.
+        consoles: How many of its silent workers' consoles were read.
         task: Whatever brings the job to the master.
     """
 
     def __init__(self, teller: Teller, request: JobRequest, *, attached: bool = False) -> None:
         self._teller = teller
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        self._heard = True
         self.request = request
         self.attached = attached
         self.said: list[m.FromClient] = []
@@ -84,6 +87,7 @@ class Channel:
         self.supply: Supply | None = None
         self.launching = False
         self.owed = 0
+        self.consoles = 0
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -92,19 +96,28 @@ class Channel:
         return self.request.spec.id
 
     @property
+    def lasting(self) -> bool:
+        """Whether it may go on without this client."""
+        return self.attached or self.request.spec.detach
+
+    @property
     def ended(self) -> bool:
         """Whether the last event has been queued."""
         return self._over.is_set()
 
     async def events(self) -> AsyncIterator[Event]:
         """See :meth:`dayfly.client.channel.JobChannel.events`."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-            if isinstance(event, m.JobEnded):
-                return
+        try:
+            while True:
+                event = await self._events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, m.JobEnded):
+                    return
+        finally:
+            # A job that was left may go on for hours, and nobody takes what comes of it here.
+            self._heard, self._events = False, asyncio.Queue()
 
     async def cancel(self, indices: list[int] | None = None) -> None:
         """See :meth:`dayfly.client.channel.JobChannel.cancel`."""
@@ -124,6 +137,11 @@ class Channel:
             await self._teller.tell(self, m.Cancel(job=self.id, indices=indices), remember=True)
         else:
             self.withdrawn += indices
+
+    @property
+    def entrusted(self) -> bool:
+        """See :attr:`dayfly.client.channel.JobChannel.entrusted`."""
+        return self.attached or any(isinstance(word, m.ItemsEnd) for word in reversed(self.said))
 
     async def handed_over(self) -> bool:
         """See :meth:`dayfly.client.channel.JobChannel.handed_over`."""
@@ -162,7 +180,7 @@ class Channel:
 
     def emit(self, event: Event) -> None:
         """Queue an event for the handle."""
-        if not self.ended:
+        if self._heard and not self.ended:
             self._events.put_nowait(event)
 
     def end(self, event: m.JobEnded) -> None:
@@ -173,7 +191,8 @@ class Channel:
     def fail(self, error: BaseException) -> None:
         """The job cannot be brought to the master, or back from it."""
         if not self.ended:
-            self._events.put_nowait(error)
+            if self._heard:
+                self._events.put_nowait(error)
             self._over.set()
 
 
@@ -183,10 +202,12 @@ class Conversation:
     def __init__(
         self,
         ascender: Ascender,
-        channels: Mapping[str, Channel],
+        channels: dict[str, Channel],
         heard: Callable[[m.ToClient], Awaitable[None]],
         *,
         recall: Callable[[Channel], Awaitable[bool]],
+        renewed: Callable[[], None],
+        given_up: Callable[[Channel], None],
         patience: float,
         clock: Clock,
     ) -> None:
@@ -194,9 +215,12 @@ class Conversation:
 
         Args:
             ascender: Brings the master up.
-            channels: The jobs that are open, by id.
+            channels: The jobs that are open, by id; those that fail here are taken out.
             heard: Called with each thing that the master says unasked, in order.
             recall: Ends a job that is over by what storage remembers of it, if that can be done.
+            renewed: Called when the master is another one than before, or has been booted: it may
+                not know of the workers that are up.
+            given_up: Called with each job that ends because the master cannot be had.
             patience: Seconds for which the cloud may not answer once a conversation broke.
             clock: Time.
         """
@@ -204,13 +228,23 @@ class Conversation:
         self._channels = channels
         self._heard = heard
         self._recall = recall
+        self._renewed = renewed
+        self._given_up = given_up
         self._patience = patience
         self._clock = clock
         self._ascent: Ascent | None = None
+        self._journal = ""
         self._ascending = asyncio.Lock()
         #: More than one only while an older one still lets go of its master.
         self._listeners: set[asyncio.Task[None]] = set()
         self._closed = False
+        #: Jobs that were given up here, and that the master may not have been told to stop.
+        self._withdrawn: set[str] = set()
+
+    @property
+    def withdrawing(self) -> bool:
+        """Whether the master is still to be told to stop a job."""
+        return bool(self._withdrawn)
 
     @property
     def open(self) -> bool:
@@ -237,6 +271,36 @@ class Conversation:
         with suppress(errors.WireError):  # the listener sees the break too, and mends it
             await ascent.door.send(message)
 
+    async def withdraw(self, job: str) -> bool:
+        """Have the master stop a job that was given up here.
+
+        Returns:
+            Whether it could be told now; else it is when the conversation is taken up again.
+        """
+        self._withdrawn.add(job)
+        if self._ascent is None:
+            return False
+        with suppress(errors.WireError):
+            await self._ascent.door.send(m.Cancel(job=job))
+            return True
+        return False
+
+    async def tell_withdrawn(self) -> None:
+        """Have the master stop all that was given up here, bringing it up if need be.
+
+        Raises:
+            DayflyError: It cannot be told.
+        """
+        await self._tell_withdrawn(await self.ascent())
+
+    async def stopped(self, job: str) -> None:
+        """The master says that a job which was given up here is over, or unknown to it."""
+        if job in self._withdrawn:
+            self._withdrawn.discard(job)
+            if self._ascent is not None:
+                with suppress(errors.WireError):
+                    await self._ascent.door.send(m.Release(job=job))
+
     async def ascent(self) -> Ascent:
         """The master, up and listened to.
 
@@ -253,6 +317,9 @@ class Conversation:
                     await ascent.aclose()
                     raise
                 self._ascent = ascent
+                before, self._journal = self._journal, ascent.door.journal
+                if before not in {"", self._journal}:
+                    self._renewed()
                 listener = asyncio.create_task(self._listen(ascent), name="dayfly listener")
                 self._listeners.add(listener)
                 listener.add_done_callback(self._listeners.discard)
@@ -293,6 +360,7 @@ class Conversation:
                 return ascent
 
     async def _resume(self, ascent: Ascent) -> None:
+        await self._tell_withdrawn(ascent)
         for channel in list(self._channels.values()):
             if channel.ended or not channel.said:
                 continue
@@ -302,6 +370,13 @@ class Conversation:
             await ascent.door.send(m.Follow(job=channel.id, after=channel.last))
             if channel.cancelled:
                 await ascent.door.send(m.Cancel(job=channel.id))
+
+    async def _tell_withdrawn(self, ascent: Ascent) -> None:
+        for job in list(self._withdrawn):
+            await ascent.door.send(m.Cancel(job=job))
+            with suppress(errors.JobError):  # it knows none such
+                await ascent.door.describe(job)  # the answer says that the other was heard
+            self._withdrawn.discard(job)
 
     def _told(self, waiting: str) -> None:
         for channel in self._channels.values():
@@ -319,8 +394,7 @@ class Conversation:
             await self._mend()
         except Exception as error:
             # A fault of ours must not leave whoever awaits a job without an answer.
-            for channel in self._channels.values():
-                channel.fail(error)
+            self._fail(error)
             raise
 
     async def _mend(self) -> None:
@@ -349,6 +423,17 @@ class Conversation:
                 await self._recall(channel)
         return any(not channel.ended for channel in self._channels.values())
 
-    def _fail(self, error: errors.DayflyError) -> None:
-        for channel in self._channels.values():
+    def _fail(self, error: Exception) -> None:
+        """The master cannot be had: whoever awaits a job here is told, which may go on there."""
+        for channel in list(self._channels.values()):
+            del self._channels[channel.id]
+            if channel.ended:
+                continue
+            if channel.task is not None:
+                channel.task.cancel()
+            if channel.said:
+                error.add_note(may_go_on(channel.id))
+                if not channel.lasting:
+                    self._withdrawn.add(channel.id)
             channel.fail(error)
+            self._given_up(channel)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import msgspec
 
 from dayfly import errors, serialize
+from dayfly.client import leaving
 from dayfly.client.channel import Event, JobChannel, Phase
 from dayfly.client.parties import Connect, Items, Owner
 from dayfly.clock import Clock
@@ -148,34 +149,45 @@ class Course:
         if not self.over.is_set():
             self._part()
 
-    async def leave(self) -> None:
+    async def leave(self) -> errors.JobError | None:
         """Let the job go on without us, once the master has all that it needs for that.
 
-        One that cannot be handed over is cancelled: nobody could ever finish it.
+        One that the master cannot have in full is cancelled: nobody could ever finish it. One that
+        it may have is left to it, whatever keeps it from saying so.
+
+        Returns:
+            What the user must know of a job that has neither been handed over nor come to an end
+            that the master tells.
         """
+        untold = None
         if not self.over.is_set() and self._parting is None:
-            handing = asyncio.create_task(self._hand_over(), name=f"dayfly leave {self._job}")
-            over = asyncio.create_task(self.over.wait(), name=f"dayfly end {self._job}")
-            try:
-                await asyncio.wait(
-                    {handing, over}, timeout=HANDOVER, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                over.cancel()
-                handing.cancel()
-                ends = await asyncio.gather(handing, return_exceptions=True)
-            if ends[0] is False:
+            handed = await self._handed_over()
+            if handed is False:
                 await self.settled()  # it has ended: most often its outcomes are as good as here
-            if isinstance(ends[0], bool):
+            if isinstance(handed, bool):
                 self._let_go()
-            elif not self.over.is_set():
-                self._owner.noted(
-                    f"job {self._job} is cancelled: it could not be handed over to the master,"
-                    f" so it could not go on by itself ({ends[0]!r})",
-                    "warning",
-                )
-                self.cancel()
+            elif not self.over.is_set() and self._parting is None:
+                untold = self._left_unsure(handed)
+            await self.settled()
+            told = self.left or self._last_word is not None
+            if untold is None and self.failure is not None and not told:
+                untold = leaving.given_up(self._job, self.failure)
         await self.settled()
+        return untold
+
+    async def _handed_over(self) -> bool | BaseException | None:
+        """Whether it was handed over; what kept it from that; nothing, if only time did."""
+        handing = asyncio.create_task(self._hand_over(), name=f"dayfly leave {self._job}")
+        over = asyncio.create_task(self.over.wait(), name=f"dayfly end {self._job}")
+        try:
+            await asyncio.wait(
+                {handing, over}, timeout=HANDOVER, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            over.cancel()
+            handing.cancel()
+            ends = await asyncio.gather(handing, return_exceptions=True)
+        return None if isinstance(ends[0], asyncio.CancelledError) else ends[0]
 
     async def _hand_over(self) -> bool:
         await self._connected.wait()
@@ -183,14 +195,30 @@ class Course:
         return await self._channel.handed_over()
 
     def _let_go(self) -> None:
+        self._go(
+            errors.UsageError(
+                f"job {self._job} was left, and goes on without this executor",
+                hint=f"await FunctionExecutor.attach({self._job!r}), or"
+                f" dayfly job result {self._job}",
+            )
+        )
+
+    def _go(self, told: errors.DayflyError) -> None:
         if self.over.is_set() or self._parting is not None:
             return
         self.left = True
-        self.failure = errors.UsageError(
-            f"job {self._job} was left, and goes on without this executor",
-            hint=f"await FunctionExecutor.attach({self._job!r}), or dayfly job result {self._job}",
-        )
+        self.failure = told
         self._talk.cancel()
+
+    def _left_unsure(self, error: BaseException | None) -> errors.JobError:
+        """Its master has not said in time that it has all of it."""
+        why = f"that took more than {HANDOVER:.0f} s" if error is None else repr(error)
+        if self._channel is not None and self._channel.entrusted:
+            untold = leaving.not_confirmed(self._job, why)
+            self._go(untold)
+            return untold
+        self.cancel()
+        return leaving.not_complete(self._job, why)
 
     def withdraw(self, index: int) -> None:
         """Stop one call."""
@@ -361,7 +389,7 @@ class Course:
     def _finish(self, talk: asyncio.Task[None]) -> None:
         """Whichever way the conversation went, settle what became of the job."""
         error = None if talk.cancelled() else talk.exception()
-        if self._lasting and talk.cancelled() and self._parting is None:
+        if self._lasting and talk.cancelled() and not (self._parting or self.left):
             self._let_go()  # the loop is being closed around it
         if self.failure is None and not self.cancelled:
             self.failure = self._verdict(error)
@@ -372,6 +400,7 @@ class Course:
         else:
             self.state = JobState.CANCELLED if self.cancelled else JobState.COMPLETED
         self.ended = self._clock.monotonic()
+        self._channel = None  # what was said to the master is not kept with the results
         self.over.set()
         self.decided.set()
         self.arrival.set()

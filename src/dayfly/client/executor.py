@@ -15,7 +15,6 @@ from collections.abc import (
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from dayfly import config as configuration
@@ -23,13 +22,14 @@ from dayfly import serialize
 from dayfly.client import items
 from dayfly.client.channel import ClosableSession, JobChannel
 from dayfly.client.display import Display, Silent, board
-from dayfly.client.job import Job, left_at_once
+from dayfly.client.job import Job
 from dayfly.client.keeper import Keeper
+from dayfly.client.leaving import leave_all, left_at_once
 from dayfly.client.options import CallOptions, call_options
 from dayfly.client.parties import Connect, GiveUp, Items
 from dayfly.client.requests import first_items, job_request, job_spec
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
-from dayfly.errors import UsageError
+from dayfly.errors import JobError, UsageError
 from dayfly.model import LogLine
 from dayfly.parts import Parts, open_parts
 from dayfly.processes import ThisProcess, name_of
@@ -142,13 +142,13 @@ class FunctionExecutor:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+    async def __aexit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        try:
+            await self.aclose()
+        except JobError as untold:
+            if error is None:
+                raise
+            error.add_note(str(untold))  # what ends the block goes on, a cancellation most of all
 
     async def aclose(self) -> None:
         """Cancel the jobs that still run, and let go of the master and of storage.
@@ -156,14 +156,13 @@ class FunctionExecutor:
         Jobs that were detached go on, once the master has all of their items and workers; those
         that were attached to are left as they are. The VMs that the execution mode promises to
         keep stay up until their timers fire.
+
+        Raises:
+            JobError: A detached job could not be handed over; it tells what may become of it.
         """
         self._closing = True
-        jobs = list(self._jobs)
-        for job in jobs:
-            if not job.lasting:
-                job.cancel()
         try:
-            await asyncio.gather(*(job.leave() if job.lasting else job.settled() for job in jobs))
+            await leave_all(list(self._jobs))
         finally:
             self._closed = True
             session, self._session = self._session, None
@@ -206,15 +205,15 @@ class FunctionExecutor:
             chunksize: Calls handed to a worker together; 0 lets the master size them.
             timeout: Seconds that one call may run.
             retries: How many more times a call is run that raised, ran over its timeout or lost
-                its process: on another worker if there is one. Only its last try counts; that
-                one's error, or :class:`Outcome`, tells of the others.
+                its process: on another worker if one is free within a minute. Only its last
+                try counts; that one's error, or :class:`Outcome`, tells of the others.
             return_exceptions: A failed call's exception takes its place in the results; the
                 others go on.
             include_modules: Local modules to ship, beside those that ``fn`` refers to.
             exclude_modules: Local modules not to ship.
             detach: The job runs to its end under its timers when this program goes; leaving the
-                executor waits only until the master has all items and workers. Its results are
-                had by :meth:`attach`, or by ``dayfly job result``.
+                executor waits only until the master has all items and workers, and raises if it
+                cannot have them. :meth:`attach` or ``dayfly job result`` gets the results.
 
         Returns:
             The job; await it for the results, in the order of the items.

@@ -15,7 +15,7 @@ from dayfly.client.futures import CallFuture
 from dayfly.client.parties import Connect, Items, Owner
 from dayfly.client.progress import Progress
 from dayfly.clock import Clock
-from dayfly.model import DismantlePolicy, LogLine
+from dayfly.model import LogLine
 from dayfly.serialize import Outcome
 
 T = TypeVar("T")
@@ -125,7 +125,11 @@ class Job(Generic[T]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of it; see the class."""
+        """Let go of it; see the class.
+
+        Raises:
+            JobError: It was detached, and could not be handed over to its master.
+        """
         if self._close is not None:
             await self._close()
         elif self.lasting:
@@ -246,8 +250,15 @@ class Job(Generic[T]):
         await self._course.over.wait()
 
     async def leave(self) -> None:
-        """Follow a job no further that goes on by itself, once the master can do without us."""
-        await self._course.leave()
+        """Follow a job no further that goes on by itself, once the master can do without us.
+
+        Raises:
+            JobError: It was not handed over to its master; what may become of it is told.
+        """
+        untold = await self._course.leave()
+        if untold is None or (self._first_failure and untold.__cause__ is self._first_failure):
+            return  # or whoever awaits it was given that
+        raise untold
 
     # -- waiting for it --
 
@@ -356,18 +367,3 @@ class _Arrivals:
             await self._job._attend(self._course.arrival)
         self._place += 1
         return self._course.arrived[self._place - 1]
-
-
-def left_at_once(policy: DismantlePolicy, jobs: list[Job[Any]], backend: str) -> str:
-    """What may be left by a program that is interrupted while it tells the master to stop."""
-    bound = (
-        f"its timers end that within {policy.hard:.0f} s (hard_dismantle_timeout)"
-        if policy.auto
-        else "no timer ends that (auto_dismantle: False)"
-    )
-    left = ", ".join(sorted(job.id for job in jobs)) or "a job"
-    workers = sum(job.progress.workers_ready + job.progress.workers_coming for job in jobs)
-    return (
-        f"dayfly: left at once; {left} may still run on the master and {workers} workers: "
-        f"{bound}, or now: dayfly clean -b {backend}"
-    )

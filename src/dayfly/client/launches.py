@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 
@@ -21,6 +22,7 @@ from dayfly.model import (
     ExecMode,
     Instance,
     InstanceSpec,
+    InstanceState,
     JobSpec,
     Launch,
     Role,
@@ -36,6 +38,14 @@ EXPIRY_SLACK = 900.0
 #: Seconds before a launch that was not answered is said again, each time. EC2's own form has
 #: repeated it for minutes by then.
 SAID_AGAIN = (1.0, 4.0)
+
+
+class Find(Protocol):
+    """Looks for the master among the cluster's instances."""
+
+    async def __call__(self, *, but: str = "") -> Instance | None:
+        """The one to be used, but for one that is not to count; ``None`` if there is none."""
+        ...
 
 
 class Launches:
@@ -67,21 +77,49 @@ class Launches:
     def _clock(self) -> Clock:
         return self._parts.clock
 
-    async def master(self) -> Instance:
-        """Launch the master, once: two clients that launch at the same time get the same one."""
+    async def master(self, find: Find) -> Instance:
+        """Launch the master, once: clients that launch at the same time get the same one.
+
+        Whoever launches has looked before, and found none. But it may have slept since, at any
+        point of this, while another one launched: it looks again where that could matter.
+
+        Args:
+            find: Looks for the master among the cluster's instances.
+        """
         spec = self._spec("master", [self._parts.config.compute.master_instance_type])
         # A token whose instance has ended is spent: the next attempt has the next one.
         for attempt in range(100):
             intent = await self._intents.write(spec, 1, self._token("master", attempt))
-            if intent.old(self._clock.now()):
+            if self._is_old(intent):
                 continue
+            if attempt and (there := await self._look(find)) is not None:
+                return there
             launch = await self._make(intent)
             if launch.instances and launch.instances[0].state in ALIVE:
-                return launch.instances[0]
+                return await self._only(launch.instances[0], intent, find)
         raise CloudError(
             "the master could not be launched: a hundred of them have ended before",
             hint="dayfly clean --all",
         )
+
+    async def _look(self, find: Find, *, but: str = "") -> Instance | None:
+        self._changed()  # what was listed before a sleep is not what there is now
+        return await find(but=but)
+
+    async def _only(self, launched: Instance, intent: Intent, find: Find) -> Instance:
+        """The one master, after a launch that may have come too late to be the only one."""
+        if not self._is_old(intent):
+            return launched  # whoever launches now says the same
+        there = await self._look(find, but=launched.id)
+        if there is None or launched.state is not InstanceState.PENDING:
+            return launched  # jobs may be in its journal by now
+        log.warning("a second master is ended: %s", launched.id)
+        await self._parts.cloud.terminate([launched.id])
+        self._changed()
+        return there
+
+    def _is_old(self, intent: Intent) -> bool:
+        return intent.old(self._clock.now())
 
     async def workers(
         self, spec: JobSpec, processes: Mapping[str, int], count: int, round_: str
@@ -163,6 +201,8 @@ class Launches:
             finally:
                 self._changed()
             await self._clock.sleep(pause)
+            if intent.spec.role == "master" and self._is_old(intent):
+                return Launch(instances=[])  # we slept: others take its token for spent
 
     async def _abandon(self, intent: Intent) -> None:
         """End what may have come of a launch that is given up without an answer."""

@@ -67,6 +67,8 @@ class Lookout:
 
     async def ended(self) -> AsyncIterator[tuple[Channel, Instance]]:
         """Look until none is pending; yields those that have ended."""
+        if self._looking:
+            return  # two launches were answered at once, and each was to begin it
         self._looking = True
         try:
             while self._watched:

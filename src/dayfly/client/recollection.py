@@ -73,6 +73,11 @@ class Recollection:
     async def cancel(self, indices: list[int] | None = None) -> None:
         """Nothing is left to be stopped."""
 
+    @property
+    def entrusted(self) -> bool:
+        """It is over."""
+        return True
+
     async def handed_over(self) -> bool:
         """Nothing is left to be handed over."""
         return True

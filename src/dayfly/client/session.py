@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,10 +16,11 @@ from dayfly.client.access import find_access
 from dayfly.client.ascent import Ascender, cluster_key
 from dayfly.client.channel import Found, JobRequest
 from dayfly.client.conversation import RESUMES, Channel, Conversation
+from dayfly.client.leaving import may_go_on
 from dayfly.client.outgoing import send_items, send_payload
 from dayfly.client.recollection import recollect
 from dayfly.client.staffing import Staffing
-from dayfly.model import JobSpec, JobState
+from dayfly.model import InstanceState, JobSpec, JobState
 from dayfly.parts import Parts
 from dayfly.storage import keys
 from dayfly.wire import messages as m
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that closing waits for launches and dismissals, so that no VM is forgotten.
 CLOSING = 30.0
+#: Seconds that closing takes to tell a master that is up to stop what was given up meanwhile.
+STOPPING = 10.0
 #: Seconds between two attempts to hear from a master whose conversation broke.
 PAUSE = 0.2
 #: Seconds for which an archive of modules that was stored is taken to be there: another
@@ -51,7 +55,12 @@ class MasterSession:
         channel = Channel(self, request)
         self._channels[channel.id] = channel
         channel.task = self.spawn(self._drive(channel, items), f"dayfly job {channel.id}")
+        channel.task.add_done_callback(partial(self._forget_unsaid, channel))
         return channel
+
+    def _forget_unsaid(self, channel: Channel, _: object) -> None:
+        if channel.cancelled and not channel.submitted:
+            self._channels.pop(channel.id, None)
 
     async def tell(
         self, channel: Channel, message: m.FromClient, *, remember: bool = False
@@ -80,8 +89,9 @@ class MasterSession:
             await asyncio.wait(under_way)
         while not channel.ended:
             # Messages are handled in order, so this answer comes after all that was said. Whoever
-            # takes a broken conversation up again knows for how long, and ends the job.
-            with suppress(errors.WireError, errors.JobError, errors.CloudError):
+            # takes a broken conversation up again knows for how long, and ends the job: whatever
+            # fails here is no reason to.
+            with suppress(errors.DayflyError):
                 ascent = await road.conversation.ascent()
                 if (await ascent.door.describe(channel.id)).total is not None:
                     return True
@@ -92,6 +102,7 @@ class MasterSession:
         """Let go of the master; jobs that still run are cut off here, not cancelled."""
         try:
             await self._launched()
+            await self._stop_withdrawn()
         finally:
             self._closed = True
             if self._made:
@@ -110,6 +121,19 @@ class MasterSession:
             async with asyncio.timeout(CLOSING):
                 while self._made and (under_way := self._made.staffing.under_way):
                     await asyncio.wait(under_way)
+
+    async def _stop_withdrawn(self) -> None:
+        """Stop what was given up while the master could not be told, unless its VM is down."""
+        if self._made is None or not self._made.conversation.withdrawing:
+            return
+        # Whoever was told that the job has failed was told that it may still run.
+        with suppress(TimeoutError, errors.DayflyError):
+            async with asyncio.timeout(STOPPING):
+                if not self._made.conversation.open:
+                    master = await self._made.ascender.find()
+                    if master is None or master.state is not InstanceState.RUNNING:
+                        return
+                await self._made.conversation.tell_withdrawn()
 
     # -- one job --
 
@@ -141,9 +165,11 @@ class MasterSession:
             # It is not ours to end; the master fails it in time, unless others can help.
             channel.emit(m.Notice(level="warning", text=str(error), job=channel.id))
             return
-        if channel.submitted and self._made and self._made.conversation.open:
-            with suppress(errors.DayflyError):  # else the master ends it, its client being gone
-                await self.tell(channel, m.Cancel(job=channel.id))
+        goes_on = channel.ended and channel.entrusted  # as the user was told
+        if self._made and channel.said and not goes_on:
+            told = await self._made.conversation.withdraw(channel.id)
+            if not told:
+                error.add_note(may_go_on(channel.id))
         channel.fail(error)
         self._channels.pop(channel.id, None)
         if self._made:
@@ -167,7 +193,8 @@ class MasterSession:
         key, now = keys.modules(request.modules_digest), self._parts.clock.monotonic()
         if now - self._stored.get(key, float("-inf")) > TRUSTED:
             await self._parts.storage.put_object(key, request.modules)
-            self._stored[key] = now
+            fresh = {k: at for k, at in self._stored.items() if now - at <= TRUSTED}
+            self._stored = fresh | {key: now}
         return key
 
     # -- what the master says --
@@ -178,8 +205,11 @@ class MasterSession:
                 if channel := self._channels.get(line.job):
                     channel.emit(m.Logs(lines=[line]))
             return
-        channel = self._channels.get(getattr(message, "job", ""))
+        job = getattr(message, "job", "")
+        channel = self._channels.get(job)
         if channel is None:
+            if isinstance(message, m.JobEnded | m.Refused) and self._made:
+                await self._made.conversation.stopped(job)
             return
         match message:
             case m.Delivery():
@@ -330,12 +360,24 @@ class MasterSession:
             self._channels,
             self._heard,
             recall=self._recall,
+            renewed=self._renewed,
+            given_up=self._unreachable,
             patience=self._parts.config.compute.start_timeout,
             clock=self._parts.clock,
         )
         staffing = Staffing(self._parts, ascender, conversation, self)
         self._made = _Road(ascender, conversation, staffing)
         return self._made
+
+    def _renewed(self) -> None:
+        """The master may not know of the workers that are up."""
+        if self._made:
+            self._made.staffing.offer(self._channels.values())
+
+    def _unreachable(self, channel: Channel) -> None:
+        """A job has ended here because its master cannot be had."""
+        if self._made and not channel.lasting:
+            self._made.staffing.dismiss(channel)
 
     async def _sweep(self, ascender: Ascender) -> None:
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
@@ -73,7 +72,6 @@ class Staffing:
         self._conversation = conversation
         self._host = host
         self._lookout = Lookout(self._cluster, parts.clock, parts.cloud.pace)
-        self._consoles: Counter[str] = Counter()
         self.under_way: set[asyncio.Task[None]] = set()
 
     async def size(self, channel: Channel, calls: int) -> Supply:
@@ -183,6 +181,50 @@ class Staffing:
             return
         self._launch(channel, channel.supply.launch(count, others=True))
 
+    def offer(self, channels: Iterable[Channel]) -> None:
+        """Hand the workers that are up to a master that may not know of them.
+
+        It has another's place, whose disk is gone with all that was known of its workers; or it
+        lost its last moments in a power cut. What nobody hands over idles until its own deadline.
+        """
+        self._keep(self._offer(list(channels)), "dayfly workers that are up")
+
+    async def _offer(self, channels: list[Channel]) -> None:
+        offered: set[tuple[str, str]] = set()
+        for channel in channels:
+            supply = channel.supply
+            if channel.ended or supply is None or supply.spec.mode is not ExecMode.REUSE:
+                continue  # the workers of one job alone are told of with it
+            kind = supply.spec.runtime, supply.spec.kind
+            if kind in offered:
+                continue
+            offered.add(kind)
+            try:
+                listed = await self._offer_strays(channel, supply, await self._rows())
+                ascent = await self._conversation.ascent()
+                await self._cluster.keep([ascent.instance], alike(supply.spec, listed))
+            except errors.DayflyError as error:
+                log.warning("the workers that are up are left to their own deadlines: %s", error)
+
+    async def _offer_strays(
+        self, channel: Channel, supply: Supply, listed: list[WorkerRow]
+    ) -> list[WorkerRow]:
+        """Hand the master the workers that are up and that it does not tell of.
+
+        Those that it has given up are nothing new to it.
+
+        Returns:
+            What it tells of its workers then.
+        """
+        known = {row.instance for row in listed}
+        strays = [each for each in await supply.adoptable() if each.id not in known]
+        if not strays or channel.ended:
+            return listed
+        log.info("the master is handed %d workers that it does not know", len(strays))
+        adopt = m.Adopt(instances=strays, policy=supply.spec.policy)
+        await self._host.tell(channel, adopt, remember=True)
+        return await self._rows()
+
     def dismiss(self, channel: Channel) -> None:
         """The workers of ``create`` mode go with their job."""
         self._keep(self._dismiss(channel), f"dayfly end of {channel.id}")
@@ -202,8 +244,8 @@ class Staffing:
         """Tell what a worker that never answered has printed, and end it: it costs money."""
         try:
             tail = ""
-            if lost.silent and self._consoles[channel.id] < CONSOLES:
-                self._consoles[channel.id] += 1
+            if lost.silent and channel.consoles < CONSOLES:
+                channel.consoles += 1
                 tail = await last_words(self._parts.cloud, lost.lost)
             await self._cluster.give_back([lost.lost])
         except errors.CloudError as error:
@@ -295,12 +337,14 @@ class Staffing:
         warm: list[str] = []
         if rows is not None:
             listed = await rows()
+            if spec.mode is ExecMode.REUSE and missing(spec, listed, most):
+                listed = await self._offer_strays(channel, supply, listed)
             warm = alike(spec, listed)
             lacking = missing(spec, listed, most)
         else:
             if spec.mode is ExecMode.REUSE:
-                found = (await supply.adoptable())[: spec.wanted]
-            lacking = spec.wanted - len(found)
+                found = await supply.adoptable()
+            lacking = max(0, spec.wanted - len(found))
         taken = await supply.take_over(lacking) if fresh else Supplied()
         known = {instance.id for instance in found}
         new = [instance for instance in taken.instances if instance.id not in known]

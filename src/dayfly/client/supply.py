@@ -150,7 +150,7 @@ class Supply:
         )
 
     async def adoptable(self) -> list[Instance]:
-        """Workers that are up already, to be handed to a master that has just come up."""
+        """Workers that are up already, to be handed to a master that does not know them."""
         return await self.cluster.idle_workers(self.spec)
 
     def itself(self, instance: Instance) -> Instance:

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from dayfly.master.ledger import ASIDE, Ledger
-from dayfly.master.suspects import Loss, Suspects
+from dayfly.master.retrying import PATIENCE
+from dayfly.master.suspects import CONVICTED, Loss, Suspects
 from dayfly.model import CallOutcome, Try
 from dayfly.wire.frame import Span, spans_of
 
@@ -22,24 +23,32 @@ class Apart:
     Attributes:
         tries: The failed tries of each call that had some, and has no outcome yet.
         suspects: Who was lost with which calls.
+        accused: The loss with which a call is convicted, once its worker cannot come back.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.tries: dict[int, list[Try]] = {}
         self.suspects = Suspects()
+        self.accused: dict[int, Loss] = {}
+        #: Until when a call that failed is kept for another worker; and the same in order, where
+        #: what has changed since stays.
+        self._patience: dict[int, float] = {}
+        self._patient: deque[tuple[float, int]] = deque()
         #: Those that are in the hands of workers.
         self._out: set[int] = set()
-        # Those that wait: by the worker that failed them last; marked ones; suspects. Any of
-        # these may name calls that are elsewhere meanwhile: who takes looks at the ledger.
+        # Those that wait: by the worker that failed them last, and by no name those that any may
+        # have; marked ones; suspects. Any of these may name calls that are elsewhere meanwhile: who
+        # takes looks at the ledger.
         self._failed: dict[str, deque[int]] = {}
         self._marked: deque[tuple[int, int]] = deque()
         self._alone: deque[int] = deque()
 
     # -- a past begins --
 
-    def failed(self, holder: int, index: int, tried: Try) -> None:
+    def failed(self, holder: int, index: int, tried: Try, now: float) -> None:
         """A call in a holder's hands has failed, and is to be run again."""
+        self._be_patient(index, now)
         self._ledger.set_aside(holder, [Span(index, index + 1)])
         self._out.discard(index)
         self.tries.setdefault(index, []).append(tried)
@@ -91,9 +100,12 @@ class Apart:
             return
         claimed = (index for span in spans for index in range(span.start, span.stop))
         mine = (index for index in claimed if self._ledger.holder_of(index) == holder)
-        self._out.update(index for index in mine if self._has_past(index))
+        past = [index for index in mine if self._has_past(index)]
+        self._out.update(past)
+        for index in past:
+            self.accused.pop(index, None)  # it runs
 
-    def restore(self, tries: Mapping[int, list[Try]], losses: Iterable[Loss]) -> None:
+    def restore(self, tries: Mapping[int, list[Try]], losses: Iterable[Loss], now: float) -> None:
         """What was known before the master restarted; all calls wait in the queue."""
         losses = list(losses)
         for loss in losses:
@@ -104,6 +116,7 @@ class Apart:
             if self._ledger.shelve(index):
                 if index in tries:
                     self.tries[index] = list(tries[index])
+                    self._be_patient(index, now)
                 self._wait(index)
 
     # -- a past ends --
@@ -115,6 +128,54 @@ class Apart:
         if self.tries:
             for outcome in fresh:
                 self.tries.pop(outcome.index, None)
+                self._patience.pop(outcome.index, None)
+        if self.accused:
+            for outcome in fresh:
+                self.accused.pop(outcome.index, None)
+
+    # -- verdicts --
+
+    def accuse(self, index: int, loss: Loss) -> None:
+        """A call that waits is handed out to nobody until it is known what this loss was."""
+        self.accused[index] = loss
+
+    def accused_with(self, worker: str) -> list[tuple[int, Loss]]:
+        """The calls that are convicted if a worker does not come back."""
+        return [(index, loss) for index, loss in self.accused.items() if loss.worker == worker]
+
+    def take_back(self, worker: str, incarnation: str) -> bool:
+        """A worker that was thought lost is back, or known to have been ended by others.
+
+        Returns:
+            Whether it had been thought lost.
+        """
+        if not self.suspects or not self.suspects.take_back(worker, incarnation):
+            return False
+        for index, loss in list(self.accused.items()):
+            marks = self.suspects.marks(index)
+            if loss not in marks or len(marks) < CONVICTED:
+                del self.accused[index]
+                self._wait(index)
+        return True
+
+    # -- patience --
+
+    @property
+    def patient_until(self) -> float | None:
+        """When :meth:`tick` has something to do."""
+        while self._patient and self._patience.get(self._patient[0][1]) != self._patient[0][0]:
+            self._patient.popleft()
+        return self._patient[0][0] if self._patient else None
+
+    def tick(self, now: float) -> None:
+        """Calls that have waited long enough for another worker may go to any."""
+        while (until := self.patient_until) is not None and until <= now:
+            _, index = self._patient.popleft()
+            del self._patience[index]
+            queue = self._failed.get(self.tries[index][-1].worker, deque())
+            if self._ledger.holder_of(index) == ASIDE and index in queue:
+                queue.remove(index)
+                self._wait(index)
 
     # -- who may have which --
 
@@ -146,7 +207,7 @@ class Apart:
         """Whether calls wait to be handed out alone."""
         while self._alone:
             index = self._alone[0]
-            if self._ledger.holder_of(index) != ASIDE:
+            if self._ledger.holder_of(index) != ASIDE or index in self.accused:
                 self._alone.popleft()
             elif not self.suspects.suspicious(index):
                 self._alone.popleft()
@@ -176,11 +237,16 @@ class Apart:
 
     # -- within --
 
+    def _be_patient(self, index: int, now: float) -> None:
+        self._patience[index] = now + PATIENCE
+        self._patient.append((now + PATIENCE, index))
+
     def _wait(self, index: int) -> None:
         if self.suspects.suspicious(index):
             self._alone.append(index)
         elif index in self.tries and not self.suspects.marks(index):
-            self._failed.setdefault(self.tries[index][-1].worker, deque()).append(index)
+            last = self.tries[index][-1].worker if index in self._patience else ""
+            self._failed.setdefault(last, deque()).append(index)
         else:
             self._marked.appendleft((index, index + 1))
 

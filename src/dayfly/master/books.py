@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dayfly.master import events as e
 from dayfly.master.archive import Archivist
 from dayfly.master.dossier import Dossier
-from dayfly.master.journal import Journal
+from dayfly.master.journal import KEPT_ROWS, Journal
 from dayfly.master.logbook import Logbook
 from dayfly.master.shelf import Shelf
 from dayfly.model import CallOutcome, JobRow, JobState
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes of outcomes in one delivery, about; far below the wire's largest frame.
 DELIVERY = 4 * 1024 * 1024
+#: Jobs that storage has, and that no client has fetched, whose outcomes are kept here too.
+UNFETCHED = 100
 
 
 class Books:
@@ -34,7 +36,7 @@ class Books:
 
     Attributes:
         shelf: Chunks of items.
-        rows: Jobs that are over, oldest first.
+        rows: Jobs that are over, oldest first; the last :data:`KEPT_ROWS`.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Books:
         self._dossiers: dict[str, Dossier] = {}
         self._fresh: dict[str, Dossier] = {}
         self._closing: list[e.JobClosed] = []
+        #: In the order in which storage got them.
+        self._unfetched: dict[str, None] = {}
 
     def dossier(self, job: str) -> Dossier | None:
         """A job that is not forgotten."""
@@ -103,9 +107,29 @@ class Books:
     def drop_if_done(self, job: str) -> None:
         """Forget all but the row of a job that nobody needs any more."""
         dossier = self._dossiers.get(job)
-        if dossier and dossier.archived and dossier.released and not self._followed(job):
+        if dossier is None or not dossier.archived:
+            return
+        if not dossier.released:
+            self._unfetched[job] = None
+            oldest = (each for each in self._unfetched if not self._followed(each))
+            if len(self._unfetched) > UNFETCHED and (first := next(oldest, None)) is not None:
+                self.release(first)
+            return
+        self._unfetched.pop(job, None)
+        if not self._followed(job):
             self.journal.drop(job)
             del self._dossiers[job]
+            self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        """Forget the oldest jobs altogether; storage has them until it is cleaned."""
+        while len(self.rows) > KEPT_ROWS:
+            oldest = next((job for job in self.rows if job not in self._dossiers), None)
+            if oldest is None:
+                return
+            del self.rows[oldest]
+            self.journal.forget(oldest)
+            self.logbook.delete(oldest)
 
     def commit(self) -> list[str]:
         """Write what this turn has brought, and let followers read it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from dayfly.master import events as e
@@ -11,6 +12,10 @@ from dayfly.master.roster import Group, Roster, Worker
 from dayfly.wire import messages as m
 
 Actions = list[e.Action]
+
+#: Seconds for which a worker stays with one of several jobs that have as little load: a process
+#: that changes between two jobs may have to import the modules of the other one.
+TURN = 2.0
 
 
 class Dealer:
@@ -23,6 +28,7 @@ class Dealer:
     def __init__(self, jobs: dict[str, Job], roster: Roster) -> None:
         self._jobs = jobs
         self._roster = roster
+        self._deals = 0
         self.started = False
 
     def feed(self, pool: e.Pool, now: float, out: Actions) -> None:
@@ -42,8 +48,11 @@ class Dealer:
         if choosy:
             for worker in [worker for worker in group.hungry.values() if not worker.held]:
                 self._give_alone(worker, group, now, out)
-        if group.hungry and group.queued and not self._waiting(group):
-            self._recall(group, next(iter(group.hungry.values())), out)
+        self._share(group, out)
+
+    def went_away(self, worker: Worker, out: Actions) -> None:
+        """A worker went silent: what it was to hand back is asked of another one."""
+        self._share(worker.group, out)
 
     def top_up(self, worker: Worker, now: float, out: Actions) -> bool:
         """Give one worker its next spans; whether there were any."""
@@ -51,14 +60,16 @@ class Dealer:
             return False
         group = worker.group
         best: Job | None = None
-        best_room = 0
+        least, best_room = (math.inf, 0), 0
         in_hand = self._in_hand(worker)
+        stays_with = worker.turn if now < worker.turn_ends else ""
         for job in self._dealt(group):
-            if best is not None and job.load >= best.load:
+            standing = job.load, -1 if job.spec.id == stays_with else job.dealt
+            if standing >= least:
                 continue
             room = self._room(worker, job, group, in_hand)
             if room > 0:
-                best, best_room = job, room
+                best, least, best_room = job, standing, room
         if best is None:
             return False
         self._lease(worker, best, best_room, group, now, out)
@@ -95,7 +106,7 @@ class Dealer:
                 room -= 1
         if careful or room <= 0 or not job.ledger.queued:
             return
-        self._start(job, now, out)
+        self._serve(worker, job, now, out)
         count = sizing.grant(
             job.mean,
             room,
@@ -111,13 +122,18 @@ class Dealer:
 
     def _hand(self, worker: Worker, job: Job, index: int, now: float, out: Actions) -> None:
         """A worker has been given a call that waited apart."""
-        self._start(job, now, out)
+        self._serve(worker, job, now, out)
         self._roster.hold(worker, 1)
         self.engage(worker, job, out)
         span, attempt = m.Span(index, index + 1), job.apart.attempt(index)
         out.append(e.Lease(worker=worker.name, job=job.spec.id, span=span, attempt=attempt))
 
-    def _start(self, job: Job, now: float, out: Actions) -> None:
+    def _serve(self, worker: Worker, job: Job, now: float, out: Actions) -> None:
+        """A job is dealt calls: of those with as little load, the others go before it next."""
+        self._deals += 1
+        job.dealt = self._deals
+        if now >= worker.turn_ends:
+            worker.turn, worker.turn_ends = job.spec.id, now + TURN
         if job.started is None:
             job.started = now
             self.started = True
@@ -158,6 +174,11 @@ class Dealer:
     def _waiting(self, group: Group) -> bool:
         return any(job.ledger.queued for job in self._dealt(group))
 
+    def _share(self, group: Group, out: Actions) -> None:
+        """Have calls handed back for a worker that is left without."""
+        if group.hungry and group.queued and not self._waiting(group):
+            self._recall(group, next(iter(group.hungry.values())), out)
+
     def _recall(self, group: Group, needy: Worker, out: Actions) -> None:
         donors = [w for w in group.workers.values() if w.ready and w.queued and not w.recalled]
         for donor in sorted(donors, key=lambda worker: worker.queued, reverse=True):
@@ -173,7 +194,7 @@ class Dealer:
 
     def handed_back(self, worker: Worker, job: str, count: int) -> None:
         """A worker has answered a recall; of a job that gave too few it has begun the rest."""
-        if count < worker.recalled:
+        if count < worker.recalled and job in worker.jobs:
             worker.begun.add(job)
         worker.recalled = 0
 

@@ -13,6 +13,7 @@ from dayfly.master import events as e
 from dayfly.master.hub import Hub
 from dayfly.master.journal import KeptInstance
 from dayfly.master.peers import ClientPeer, WorkerPeer, dropped
+from dayfly.model import LogLine
 from dayfly.wire import messages as m
 from dayfly.wire.link import Link
 
@@ -85,7 +86,7 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
         case m.Done():
             hub.keep_outcomes(peer, message)
         case m.Printed():
-            hub.printed(message.lines)
+            _printed(hub, message.lines)
         case m.HandBack():
             hub.handle(e.HandedBack(worker=peer.name, job=message.job, spans=message.spans))
         case m.Ready():
@@ -101,6 +102,21 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
             )
         case m.Draining():
             hub.fleet.drain(peer.name, message.seconds, message.reason)
+
+
+def _printed(hub: Hub, lines: list[LogLine]) -> None:
+    by_job: dict[str, list[LogLine]] = {}
+    for line in lines:
+        by_job.setdefault(line.job, []).append(line)
+    for job, its_lines in by_job.items():
+        if hub.books.dossier(job) is None:
+            continue
+        hub.books.logbook.append(job, its_lines)
+        for peer in hub.peers.clients:
+            if peer.all_logs:
+                peer.logs.setdefault(job, 0)
+            if job in peer.logs:
+                hub.peers.wake(peer)
 
 
 def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
@@ -147,7 +163,7 @@ def _submit(hub: Hub, peer: ClientPeer, message: m.Submit) -> None:
         hub.submitted(message, peer)
     elif hub.is_open(job):
         # Said again after a broken connection; the client's Follow says where it stands.
-        hub.peers.submitters[job] = peer
+        hub.submits(job, peer)
         peer.logs.setdefault(job, hub.books.logbook.size(job))
 
 

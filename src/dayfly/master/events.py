@@ -57,6 +57,7 @@ class JobRestored(Event, frozen=True):
         tries: The failed tries of its calls that are to be run again.
         losses: The unexplained losses of its workers.
         orphan: Whether every client had left it; else they may be asleep, or on their way back.
+        deserted: Whether the one that handed in its items had left before these were all there.
     """
 
     spec: JobSpec
@@ -68,6 +69,7 @@ class JobRestored(Event, frozen=True):
     tries: dict[int, list[Try]] = {}
     losses: list[Loss] = []
     orphan: bool = False
+    deserted: bool = False
 
 
 class ItemsCame(Event, frozen=True):
@@ -95,6 +97,13 @@ class FollowersChanged(Event, frozen=True):
     job: str
     count: int
     silent: bool = False
+
+
+class SubmitterChanged(Event, frozen=True):
+    """The client that hands in a job's items has left, or is back; not one that went silent."""
+
+    job: str
+    left: bool
 
 
 class CancelAsked(Event, frozen=True):
@@ -158,6 +167,17 @@ class WorkerLost(Event, frozen=True):
 
     worker: str
     reason: str
+    innocent: bool = False
+
+
+class WorkerGone(Event, frozen=True):
+    """A worker that was lost does not come back.
+
+    Attributes:
+        innocent: As of :class:`WorkerLost`: it has turned out so since.
+    """
+
+    worker: str
     innocent: bool = False
 
 

@@ -36,6 +36,10 @@ AHEAD = 2.0
 #: Seconds for a VM to power off when it is told to, and to be reached when it must be told.
 POWER_OFF = 10.0
 REACH_AGAIN = 30.0
+#: Seconds more for a silent worker to come back, when a call is failed if it does not.
+TRIAL = 25.0
+#: What a cloud says of VMs that it took back, or that a user ended. Source: EC2's ``StateReason``.
+TAKEN = ("SpotInstance", "UserInitiated")
 
 
 class Listener(Protocol):
@@ -51,14 +55,21 @@ class Listener(Protocol):
         """A worker finishes what it runs and takes no more: the cloud takes it back."""
         ...
 
-    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
         """A worker is gone, or never came.
 
         Args:
             worker: Which.
             reason: Why, with evidence.
             innocent: Whether what ran on it cannot be the cause.
+
+        Returns:
+            Whether much depends on its coming back: it is not to be ended in haste.
         """
+        ...
+
+    def worker_gone(self, worker: str, *, innocent: bool = False) -> None:
+        """A worker that was lost does not come back."""
         ...
 
     def notice(
@@ -128,6 +139,7 @@ class Fleet:
             if not known.leaving or instance.launched_at <= known.instance.launched_at:
                 return
             self._stop(known)
+            self._listener.worker_gone(known.id)  # it was started anew
         member = Member(kept, self._clock, here=instance.id == self._own)
         self._members[instance.id] = member
         self._listener.keep(member.kept())
@@ -218,11 +230,15 @@ class Fleet:
         self, member: Member, reason: str, *, innocent: bool, over: bool = False
     ) -> None:
         silent = member.phase == "connecting"
+        member.dismissed = not over
         self._set_phase(member, "lost")
         if member.timers is not None:
             member.timers.cancel()
         log.warning("worker %s is lost: %s", member.id, reason)
-        self._listener.worker_lost(member.id, reason, innocent=innocent)
+        if self._listener.worker_lost(member.id, reason, innocent=innocent):
+            if not over:
+                await self._clock.sleep(TRIAL)  # from where it is sent then it cannot come back
+            self._listener.worker_gone(member.id, innocent=innocent)
         lost = "" if member.here else member.id
         self._listener.notice(
             "warning", f"worker lost: {reason}", member.pool, lost=lost, silent=silent
@@ -233,6 +249,7 @@ class Fleet:
 
     async def _retire(self, member: Member, why: str) -> None:
         """Its time has come; no await lies between that decision and its being made known."""
+        member.dismissed = why not in {"soft", "hard", "spot"}
         self._set_phase(member, "leaving")
         self._stop(member)
         log.info("worker %s goes: %s", member.id, why)
@@ -261,6 +278,7 @@ class Fleet:
             log.warning("worker %s is left to its own deadline: %s", member.id, error)
 
     def _remove(self, member: Member) -> None:
+        self._listener.worker_gone(member.id, innocent=True)
         if member.here or self._members.get(member.id) is not member:
             return  # the VM under our feet is not gone: its agent may come back at any time
         del self._members[member.id]
@@ -282,7 +300,7 @@ class Fleet:
         if member.phase == "lost":
             log.info("worker %s is back", worker)
             self._stop(member)
-            member.ready = True
+            member.ready, member.dismissed = True, False
             self._listener.keep(member.kept())
             self._begin(member, returning=False)
         member.say = say
@@ -301,11 +319,15 @@ class Fleet:
 
     def ended(self, worker: str, reason: str) -> None:
         """The cloud tells that an instance has ended."""
-        member = self._members.get(worker)
-        if member is not None and not member.leaving:
+        member, taken = self._members.get(worker), any(words in reason for words in TAKEN)
+        if member is not None and member.phase == "lost" and not member.here:
+            self._stop(member)
+            self._listener.worker_gone(worker, innocent=taken)
+            self._remove(member)
+        elif member is not None and not member.leaving:
             self._stop(member)
             member.life = self._spawn(
-                self._give_up(member, reason, innocent=True, over=True), f"dayfly end of {worker}"
+                self._give_up(member, reason, innocent=taken, over=True), f"dayfly end of {worker}"
             )
 
     def drain(self, worker: str, seconds: float, reason: str) -> None:
@@ -369,6 +391,11 @@ class Fleet:
             self._say_deadline(member)
 
     # -- what can be asked --
+
+    @property
+    def awaits_any(self) -> bool:
+        """Whether any worker would be left to its hard timer if the master went now."""
+        return any(member.awaited for member in self._members.values())
 
     def pool(self, worker: str) -> Pool | None:
         """The pool of a worker."""

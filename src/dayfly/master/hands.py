@@ -31,7 +31,12 @@ class Hands:
     # -- outcomes --
 
     def heard(
-        self, job: Job, worker: Worker | None, outcomes: list[CallOutcome], out: Actions
+        self,
+        job: Job,
+        worker: Worker | None,
+        outcomes: list[CallOutcome],
+        now: float,
+        out: Actions,
     ) -> tuple[list[CallOutcome], bool]:
         """Outcomes have come from a worker.
 
@@ -47,7 +52,7 @@ class Hands:
             said = [outcome for outcome in said if outcome.kind not in RETRIED]
             for outcome in failed:
                 if self._is_no_end(job, worker, outcome):
-                    again |= self._run_again(job, worker, outcome, out)
+                    again |= self._run_again(job, worker, outcome, now, out)
                 else:
                     said.append(outcome)
         return self.settle(job, said, out, worker), again
@@ -96,7 +101,7 @@ class Hands:
         return not mine or outcome.attempt < tried or tried < job.spec.retries
 
     def _run_again(
-        self, job: Job, worker: Worker | None, outcome: CallOutcome, out: Actions
+        self, job: Job, worker: Worker | None, outcome: CallOutcome, now: float, out: Actions
     ) -> bool:
         index = outcome.index
         if worker is None or job.ledger.holder_of(index) != worker.number:
@@ -104,7 +109,7 @@ class Hands:
         if outcome.attempt < job.apart.attempt(index):
             return False  # said again after a broken connection
         tried = as_try(outcome)
-        job.apart.failed(worker.number, index, tried)
+        job.apart.failed(worker.number, index, tried, now)
         self._roster.hold(worker, -1)
         out.append(e.Tried(job=job.spec.id, index=index, tried=tried))
         return True
@@ -120,10 +125,9 @@ class Hands:
         else:
             self._back(worker, out, reason="its agent's process ended" if before else "")
         for job_id in worker.group.jobs:
-            suspects = self._jobs[job_id].apart.suspects
-            if suspects and suspects.take_back(worker.name, event.incarnation):
-                absolved = e.Absolved(job=job_id, worker=worker.name, incarnation=event.incarnation)
-                out.append(absolved)
+            self._absolve(self._jobs[job_id], worker.name, event.incarnation, out)
+        # Whoever comes back as another one has died of what it had in hand.
+        self.gone(e.WorkerGone(worker=worker.name), out)
         self._roster.set_ready(worker, event.incarnation, event.processes)
         doubtful = [
             (job, index)
@@ -196,7 +200,23 @@ class Hands:
 
     def lost(self, worker: Worker, event: e.WorkerLost, out: Actions) -> None:
         """A worker is gone: all that it had in hand waits again."""
-        self._back(worker, out, reason="" if event.innocent else event.reason)
+        self._back(worker, out, reason="" if event.innocent else event.reason, certain=False)
+
+    def gone(self, event: e.WorkerGone, out: Actions) -> list[Job]:
+        """A worker that was lost does not come back: the call that it alone had took it down.
+
+        Returns:
+            The jobs with such calls.
+        """
+        found: dict[Job, None] = {}
+        for job in self._jobs.values():
+            for index, loss in job.apart.accused_with(event.worker):
+                found[job] = None
+                if event.innocent:
+                    self._absolve(job, loss.worker, loss.incarnation, out)
+                else:
+                    self._convict(job, index, loss.worker, out)
+        return list(found)
 
     def _back(
         self,
@@ -205,6 +225,7 @@ class Hands:
         *,
         reason: str = "",
         but: dict[str, list[Span]] | None = None,
+        certain: bool = True,
     ) -> None:
         """Let calls in a worker's hands wait again.
 
@@ -213,6 +234,7 @@ class Hands:
             out: What is to be done.
             reason: What was seen, when nobody knows why they were lost.
             but: Those that it still has, by job.
+            certain: Whether it is known that they are lost, and so what took it down.
         """
         alone = self._alone(worker) if reason else None
         for job_id in list(worker.jobs):
@@ -229,7 +251,7 @@ class Hands:
             if loss is not None:
                 out.append(e.Marked(job=job_id, loss=loss))
         if alone is not None:
-            self._judge(worker, *alone, out)
+            self._judge(worker, *alone, out, certain=certain)
 
     def _alone(self, worker: Worker) -> tuple[Job, int] | None:
         """The suspect that a worker has in hand, and nothing else."""
@@ -241,15 +263,25 @@ class Hands:
             return None
         return job, index
 
-    def _judge(self, worker: Worker, job: Job, index: int, out: Actions) -> None:
+    def _judge(self, worker: Worker, job: Job, index: int, out: Actions, *, certain: bool) -> None:
         """A suspect was lost with a worker that had nothing else in hand."""
         marks = job.apart.suspects.marks(index)
         if len(marks) < CONVICTED:
             return
         job.spared += len({loss.worker for loss in marks})
-        text = verdict(marks).encode()
-        outcome = CallOutcome(index, OutcomeKind.CRASHED, text, worker=worker.name)
-        self.settle(job, [outcome], out)
+        if certain:
+            self._convict(job, index, worker.name, out)
+        else:
+            job.apart.accuse(index, marks[-1])
+
+    def _absolve(self, job: Job, worker: str, incarnation: str, out: Actions) -> None:
+        """Nothing had taken a worker down, if it was thought lost at all."""
+        if job.apart.take_back(worker, incarnation):
+            out.append(e.Absolved(job=job.spec.id, worker=worker, incarnation=incarnation))
+
+    def _convict(self, job: Job, index: int, worker: str, out: Actions) -> None:
+        text = verdict(job.apart.suspects.marks(index)).encode()
+        self.settle(job, [CallOutcome(index, OutcomeKind.CRASHED, text, worker=worker)], out)
 
 
 def _indices(spans: Iterable[Span]) -> Iterator[int]:

@@ -30,7 +30,7 @@ from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.master.scheduler import CLIENT_GRACE, Scheduler
 from dayfly.master.switchboard import Switchboard
 from dayfly.master.till import Till
-from dayfly.model import InstanceState, JobRow, JobState, LogLine, MasterConfig, Tag, WorkerRow
+from dayfly.model import JobRow, JobState, MasterConfig, WorkerRow
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
 
@@ -84,6 +84,8 @@ class Hub:
             config.policy,
             launched,
             vm,
+            awaits=lambda: self.fleet.awaits_any,
+            patience=config.start_timeout,
             before=self._before_power_off,
             moved=self._own_due_moved,
             clock=clock,
@@ -96,7 +98,7 @@ class Hub:
             start_timeout=config.start_timeout,
             clock=clock,
         )
-        self.peers = Switchboard(self._flush_soon)
+        self.peers = Switchboard(self._flush_soon, self.is_open)
         self.books = Books(
             journal,
             logbook,
@@ -194,7 +196,7 @@ class Hub:
         self.books.close(action)
         self.fleet.job_over(action.job, pool)
         self.home.job_over(action.job)
-        self.peers.asleep.pop(action.job, None)
+        self.peers.job_over(action.job)
         if action.error == "CostLimitError" and not self._jobs_of(pool):
             self.fleet.dismiss(pool, "its job was cut by max_cost")
 
@@ -288,13 +290,23 @@ class Hub:
         log.info("job %s (%s) from %s", spec.id, spec.function, peer.link.peer)
         self.books.journal.submit(submit)
         self.books.add(Dossier(submit))
-        self.peers.submitters[spec.id] = peer
+        self.submits(spec.id, peer)
         self.peers.awake(peer, spec.id)
         self.home.job_began(spec.id, spec.policy, self.clock.monotonic())
         self.till.opened(spec)
         self.handle(e.JobSubmitted(spec=spec))
         self.attached(spec.id)
         self._warn_if_blind(self._dossier(spec.id))
+
+    def submits(self, job: str, peer: ClientPeer) -> None:
+        """A client hands in a job's items, perhaps again."""
+        self.peers.submitters[job] = peer
+        self._submitter_changed(job, left=False)
+
+    def _submitter_changed(self, job: str, *, left: bool) -> None:
+        self.handle(e.SubmitterChanged(job=job, left=left))
+        if (open_job := self._scheduler.job(job)) is not None:
+            self.books.journal.deserted(job, deserted=open_job.deserted is not None)
 
     def attached(self, job: str) -> None:
         """Clients have begun or ceased to follow a job."""
@@ -306,7 +318,10 @@ class Hub:
 
     def client_left(self, peer: ClientPeer, *, silent: bool) -> None:
         """A client's connection is over; one that went silent may be asleep."""
+        submitted = [job for job, other in self.peers.submitters.items() if other is peer]
         self.peers.forget(peer, silent=silent)
+        for job in [] if silent else submitted:
+            self._submitter_changed(job, left=True)
         for job in list(peer.follows):
             self.attached(job)
             self.books.drop_if_done(job)
@@ -315,21 +330,6 @@ class Hub:
         """Outcomes have come, to be acknowledged when they are committed."""
         self.handle(e.OutcomesCame(worker=peer.name, job=done.job, outcomes=done.outcomes))
         self.peers.acknowledge(peer, done.serial)
-
-    def printed(self, lines: list[LogLine]) -> None:
-        """Function logs have come."""
-        by_job: dict[str, list[LogLine]] = {}
-        for line in lines:
-            by_job.setdefault(line.job, []).append(line)
-        for job, its_lines in by_job.items():
-            if self.books.dossier(job) is None:
-                continue
-            self.books.logbook.append(job, its_lines)
-            for peer in self.peers.clients:
-                if peer.all_logs:
-                    peer.logs.setdefault(job, 0)
-                if job in peer.logs:
-                    self.peers.wake(peer)
 
     # -- how things stand --
 
@@ -369,23 +369,9 @@ class Hub:
 
     def worker_rows(self) -> list[WorkerRow]:
         """The master itself, then its workers."""
-        instance, due = self.config.instance, self._own_due()
         rows = self.fleet.rows(self._scheduler.held)
-        own = WorkerRow(
-            name=instance.name,
-            instance=instance.id,
-            role="master",
-            instance_type=instance.instance_type,
-            processes=0,
-            runtime=self.config.runtime,
-            mode=instance.tags.get(Tag.MODE, ""),
-            state=InstanceState.RUNNING,
-            phase="busy" if self.home.busy else "idle",
-            running=sum(row.running for row in rows),
-            dismantle_in=None if due is None else max(0.0, due.at - self.clock.monotonic()),
-            dismantle_why="" if due is None else due.why,
-        )
-        return [own, *rows]
+        running = sum(row.running for row in rows)
+        return [self.home.row(self.config.instance, self.config.runtime, running), *rows]
 
     # -- what the fleet tells (its Listener) --
 
@@ -399,11 +385,16 @@ class Hub:
         """See :class:`dayfly.master.fleet.Listener`."""
         self.handle(e.WorkerDraining(worker=worker, reason=reason))
 
-    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> None:
+    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
         """See :class:`dayfly.master.fleet.Listener`."""
         # A job whose time is up with its worker's is not told that it lost a worker.
         self.handle(e.Tick())
         self.handle(e.WorkerLost(worker=worker, reason=reason, innocent=innocent))
+        return self._scheduler.accuses(worker)
+
+    def worker_gone(self, worker: str, *, innocent: bool = False) -> None:
+        """See :class:`dayfly.master.fleet.Listener`."""
+        self.handle(e.WorkerGone(worker=worker, innocent=innocent))
 
     def notice(
         self, level: str, text: str, pool: e.Pool, *, lost: str = "", silent: bool = False
@@ -426,6 +417,7 @@ class Hub:
 
     def fleet_changed(self) -> None:
         """See :class:`dayfly.master.fleet.Listener`."""
+        self.home.workers_changed()
         for job in self._scheduler.open_jobs:
             self._pacer.changed(job)
 

@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS losses (
     job TEXT NOT NULL, worker TEXT NOT NULL, incarnation TEXT NOT NULL, loss BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS orphans (job TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS deserted (job TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS instances (id TEXT PRIMARY KEY, kept BLOB NOT NULL);
 """
 
@@ -91,6 +92,7 @@ class KeptJob(msgspec.Struct, kw_only=True):
         tries: The failed tries of calls, the oldest first.
         losses: The unexplained losses of its workers, the oldest first.
         orphan: Whether every client had left it.
+        deserted: Whether the one that handed in its items had left before these were all there.
     """
 
     id: str
@@ -109,6 +111,7 @@ class KeptJob(msgspec.Struct, kw_only=True):
     tries: dict[int, list[Try]] = {}
     losses: list[Loss] = []
     orphan: bool = False
+    deserted: bool = False
 
 
 _KEPT = msgspec.msgpack.Decoder(KeptInstance)
@@ -191,6 +194,11 @@ class Journal:
         statement = "INSERT OR IGNORE INTO orphans VALUES (?)"
         self._do(statement if orphan else "DELETE FROM orphans WHERE job = ?", (job,))
 
+    def deserted(self, job: str, *, deserted: bool) -> None:
+        """Whether a job's submitter has left it before all of its items were there."""
+        statement = "INSERT OR IGNORE INTO deserted VALUES (?)"
+        self._do(statement if deserted else "DELETE FROM deserted WHERE job = ?", (job,))
+
     def ended(self, ended: m.JobEnded, row: JobRow, at: float) -> None:
         """A job is over; its items are not needed any more."""
         values = (m.ENCODER.encode(row), m.ENCODER.encode(ended), at, ended.job)
@@ -200,6 +208,7 @@ class Journal:
             "DELETE FROM tries WHERE job = ?",
             "DELETE FROM losses WHERE job = ?",
             "DELETE FROM orphans WHERE job = ?",
+            "DELETE FROM deserted WHERE job = ?",
         ):
             self._do(statement, (ended.job,))
 
@@ -215,6 +224,10 @@ class Journal:
         """Keep only the row of a job that is over."""
         self._do("UPDATE jobs SET submit = NULL WHERE id = ?", (job,))
         self._do("DELETE FROM deliveries WHERE job = ?", (job,))
+
+    def forget(self, job: str) -> None:
+        """A job that was dropped was long ago."""
+        self._do("DELETE FROM jobs WHERE id = ?", (job,))
 
     def keep_instance(self, kept: KeptInstance) -> None:
         """An instance was adopted, or what is known of it has changed."""
@@ -315,6 +328,8 @@ class Journal:
         job.losses = [_LOSS.decode(loss) for (loss,) in losses]
         orphan = self._do("SELECT 1 FROM orphans WHERE job = ?", (job.id,)).fetchone()
         job.orphan = orphan is not None
+        deserted = self._do("SELECT 1 FROM deserted WHERE job = ?", (job.id,)).fetchone()
+        job.deserted = deserted is not None
         while page := self.deliveries(job.id, job.last, 100):
             for job.last, frame in page:
                 delivery = msgspec.msgpack.decode(frame, type=m.Delivery)

@@ -45,7 +45,9 @@ class Logbook:
         """Bytes in a job's log: the place after its last line."""
         if job not in self._sizes:
             path = self._path(job)
-            self._sizes[job] = self._whole(path) if path.exists() else 0
+            if not path.exists():
+                return 0  # which is not remembered: it may be asked of jobs that are long over
+            self._sizes[job] = self._whole(path)
         return self._sizes[job]
 
     def frames(self, job: str, place: int) -> Iterator[tuple[int, bytes]]:
@@ -57,7 +59,7 @@ class Logbook:
             return
         with self._path(job).open("rb") as file:
             file.seek(place)
-            while place < self._sizes[job]:
+            while place < self._sizes.get(job, 0):
                 (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
                 place += _LENGTH.size + length
                 yield place, file.read(length)

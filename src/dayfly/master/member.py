@@ -48,6 +48,7 @@ class Member:
         ready: Whether its agent has ever asked for work.
         engaged: The jobs that are on it.
         drain: When the cloud takes it back, once it has told so.
+        dismissed: Whether it is to go ahead of its timers, which it may not know yet.
         life: What brings it up and watches over it.
         timers: What powers it off in time.
     """
@@ -71,6 +72,7 @@ class Member:
         self.unlinked.set()
         self.changed = asyncio.Event()
         self.drain: Due | None = None
+        self.dismissed = False
         self.life: asyncio.Task[None] | None = None
         self.timers: asyncio.Task[None] | None = None
 
@@ -83,6 +85,15 @@ class Member:
     def leaving(self) -> bool:
         """Whether it is lost or on its way out."""
         return self.phase in {"lost", "leaving"}
+
+    @property
+    def awaited(self) -> bool:
+        """Whether its VM would go by the hard timer if the master were gone now.
+
+        One that is on its way has not heard of any other, nor has one that is dismissed.
+        """
+        coming = not self.ready and not self.leaving
+        return (coming or self.dismissed) and self.policy.auto and not self.here
 
     def due(self) -> Due | None:
         """When it must go."""

@@ -14,6 +14,7 @@ class Job:
 
     Attributes:
         started: When its first call was handed out.
+        dealt: Which of all deals gave it calls last; 0 for none.
         mean: Moving mean of its calls' durations, seconds.
         restored: It ran before the master restarted: calls may be in unknown hands.
         asked: Workers that its client has been asked for and that have not come.
@@ -22,6 +23,7 @@ class Job:
         spared: See :class:`dayfly.wire.messages.WorkersNeeded`; to be said when it is asked next.
         alone_since: Since when it has no worker, and a client that could launch some.
         orphan_since: Since when every client has left it, so that it ends after a grace.
+        submitter_left: Since when the client that hands in its items has left it.
         followers: Clients that are attached. Only they can launch.
     """
 
@@ -32,6 +34,7 @@ class Job:
         self.apart = Apart(self.ledger)
         self.submitted = now
         self.started: float | None = None
+        self.dealt = 0
         self.mean: float | None = None
         self.restored = False
         self.asked = 0
@@ -40,6 +43,7 @@ class Job:
         self.spared = 0
         self.alone_since: float | None = None
         self.orphan_since: float | None = None
+        self.submitter_left: float | None = None
         self.followers = 1
 
     @property
@@ -51,6 +55,11 @@ class Job:
     def outlives_its_client(self) -> bool:
         """Whether it runs to its end by itself: it was detached, and all of its items are here."""
         return self.spec.detach and self.ledger.total is not None
+
+    @property
+    def deserted(self) -> float | None:
+        """Since when nobody is there who could hand in the rest of its items."""
+        return self.submitter_left if self.ledger.total is None else None
 
     @property
     def due(self) -> float | None:

@@ -59,6 +59,10 @@ class Records(Protocol):
         """A job that is not forgotten."""
         ...
 
+    def knows(self, job: str) -> bool:
+        """Whether a job runs, or has run."""
+        ...
+
 
 class _Writer:
     """Sends what waits, whenever it is woken."""
@@ -159,7 +163,11 @@ class ClientPeer(_Writer):
         for after, frame in islice(self._records.logbook.frames(job, place), PAGE):
             self.logs[job] = after
             await self.link.send_frame(frame)
-        return self.logs.get(job, place) > place
+        more = self.logs.get(job, place) > place
+        was_here = place > 0 or self._records.knows(job)  # else it may be on its way
+        if not more and was_here and self._records.dossier(job) is None:
+            self.logs.pop(job, None)  # nothing can come any more
+        return more
 
     async def _send_deliveries(self, job: str) -> bool:
         dossier = self._records.dossier(job)
@@ -178,8 +186,8 @@ class ClientPeer(_Writer):
                 self.follows[job] = number
                 await self.link.send_frame(frame)
             return True
-        if dossier.ended is not None and self.follows.pop(job, None) is not None:
-            self.unasked.discard(job)
+        if dossier.ended is not None:
+            self.unfollow(job)
             await self._send_all_logs(job)
             await self.link.send(dossier.ended)
         return False

@@ -53,6 +53,7 @@ def _recover_job(hub: Hub, kept: KeptJob) -> None:
             tries=kept.tries,
             losses=kept.losses,
             orphan=kept.orphan,
+            deserted=kept.deserted,
         )
     )
     log.info("job %s goes on: %d of its outcomes are here", kept.id, sum(kept.done))

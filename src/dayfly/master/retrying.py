@@ -12,6 +12,11 @@ from dayfly.model import CallOutcome, OutcomeKind, Try
 
 #: Outcomes that another try may change.
 RETRIED = frozenset({OutcomeKind.RAISED, OutcomeKind.TIMED_OUT, OutcomeKind.CRASHED})
+#: Seconds for which a failed call waits for a worker other than the one that it failed on. A
+#: free process turns up within that almost everywhere, and a cause that has to do with the machine
+#: (its disk, its neighbours) has had time to pass; a call that would wait longer behind long ones
+#: is better run where it failed than not at all.
+PATIENCE = 60.0
 #: Characters of what a try raised that are told.
 TOLD = 200
 

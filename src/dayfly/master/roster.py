@@ -19,6 +19,7 @@ class Worker:
         engaged: The jobs that it has taken part in.
         recalled: How many calls it has been asked to hand back, and has not answered.
         begun: The jobs of which it has begun every call that it holds.
+        turn: The job that it stays with among those with as little load, until ``turn_ends``.
         draining: Whether the cloud takes it back: it is given nothing more.
         kept: Whether it is kept free of other calls, for one that is handed out alone.
         alone: That call, as its job and index, once it has it in hand.
@@ -37,6 +38,8 @@ class Worker:
         self.engaged: dict[str, None] = {}
         self.recalled = 0
         self.begun: set[str] = set()
+        self.turn = ""
+        self.turn_ends = float("-inf")
         self.draining = False
         self.kept = False
         self.alone: tuple[str, int] | None = None

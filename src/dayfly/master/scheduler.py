@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from dayfly.cost import dollars
 from dayfly.master import events as e
-from dayfly.master import sizing
+from dayfly.master import reasons, sizing
 from dayfly.master.dealer import Dealer
 from dayfly.master.hands import Hands
 from dayfly.master.openjob import Job
@@ -71,6 +70,10 @@ class Scheduler:
         known = self._roster.get(worker)
         return known.held if known else 0
 
+    def accuses(self, worker: str) -> bool:
+        """Whether a call is failed if this worker, which was lost, does not come back."""
+        return any(job.apart.accused_with(worker) for job in self._jobs.values())
+
     def workers_for(self, job: str) -> tuple[int, list[str]]:
         """How many workers are ready for a job, and the names of those on their way."""
         if (open_job := self._jobs.get(job)) is None:
@@ -106,6 +109,10 @@ class Scheduler:
                 self._restore(event, now)
             case e.FollowersChanged():
                 self._followers(event, now, out)
+            case e.SubmitterChanged():
+                if job := self._jobs.get(event.job):
+                    job.submitter_left = now if event.left else None
+                    self._rewake = True
             case e.CancelAsked():
                 self._cancel(event, now, out)
             case e.WorkerComing():
@@ -117,8 +124,11 @@ class Scheduler:
             case e.WorkerAway():
                 if worker := self._roster.get(event.worker):
                     self._roster.set_away(worker)
+                    self._dealer.went_away(worker, out)
             case e.WorkerLost():
                 self._lost(event, now, out)
+            case e.WorkerGone():
+                self._gone(event, now, out)
             case e.Tick():
                 self._tick(now, out)
             case e.CostReached():
@@ -155,12 +165,13 @@ class Scheduler:
         job.ledger.mark(event.done)
         job.ledger.failed = event.failed
         job.ledger.total = event.total
-        job.apart.restore(event.tries, event.losses)
+        job.apart.restore(event.tries, event.losses, now)
         job.started = event.started
         job.had_worker = event.started is not None
         job.restored = True
         job.followers = 0
         job.orphan_since = now if event.orphan else None
+        job.submitter_left = now if event.deserted else None
         self._open(job)
 
     def _items(self, event: e.ItemsCame, now: float, out: Actions) -> None:
@@ -227,6 +238,7 @@ class Scheduler:
                 out.append(e.Tell(worker=worker.name, message=revoke))
         for worker in self._roster.group(job.pool).workers.values():
             worker.jobs.pop(job_id, None)
+            worker.begun.discard(job_id)
             if job_id in worker.engaged:
                 del worker.engaged[job_id]
                 out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
@@ -266,9 +278,8 @@ class Scheduler:
         if worker is None:
             return
         self._hands.ready(worker, event, out)
-        for job_id in worker.group.jobs:
+        for job_id in list(worker.group.jobs):
             self._jobs[job_id].had_worker = True
-        for job_id in list(worker.jobs):
             self._close_if_complete(self._jobs[job_id], out)
         self._rewake = True
         self._dealer.feed(worker.pool, now, out)
@@ -309,6 +320,11 @@ class Scheduler:
                 self._ask_for_workers(job, event.reason, out)
         self._dealer.feed(worker.pool, now, out)
 
+    def _gone(self, event: e.WorkerGone, now: float, out: Actions) -> None:
+        for job in self._hands.gone(event, out):
+            self._close_if_complete(job, out)
+            self._dealer.feed(job.pool, now, out)
+
     def _ask_for_workers(self, job: Job, reason: str, out: Actions) -> None:
         group, ledger = self._roster.group(job.pool), job.ledger
         usable = job.spec.wanted
@@ -326,9 +342,7 @@ class Scheduler:
                 job.spared = 0
 
     def _fail_alone(self, job: Job, what: str, out: Actions) -> None:
-        words = [f"{what} for job {job.spec.id}"]
-        words += [f"  {loss}" for loss in job.losses[-20:]]
-        reason = "\n".join(words)
+        reason = reasons.alone(job, what)
         self._close(job, JobState.FAILED, out, error="NoWorkersError", reason=reason)
 
     # -- calls --
@@ -337,9 +351,10 @@ class Scheduler:
         job, worker = self._jobs.get(event.job), self._roster.get(event.worker)
         if job is None:
             return
-        fresh, again = self._hands.heard(job, worker, event.outcomes, out)
+        fresh, again = self._hands.heard(job, worker, event.outcomes, now, out)
         if not fresh and not again:
             return
+        self._rewake |= again
         timed = [o.ended - o.started for o in fresh if o.started]
         if timed:
             job.mean = sizing.mean_after(job.mean, max(0.0, sum(timed)), len(timed))
@@ -367,6 +382,10 @@ class Scheduler:
                 moments.append(due)
             if job.orphan_since is not None:
                 moments.append(job.orphan_since + self._client_grace)
+            if (deserted := job.deserted) is not None:
+                moments.append(deserted + self._client_grace)
+            if (patient := job.apart.patient_until) is not None:
+                moments.append(patient)
             if job.alone_since is not None and job.followers:
                 moments.append(job.alone_since + self._start_timeout)
                 if not job.losses and not job.asked:
@@ -380,6 +399,7 @@ class Scheduler:
                 del group.returning[name]
         for job in list(self._jobs.values()):
             self._check(job, now, out)
+            job.apart.tick(now)
             self._dealer.feed(job.pool, now, out)
 
     def _check(self, job: Job, now: float, out: Actions) -> None:
@@ -391,6 +411,8 @@ class Scheduler:
         elif orphan is not None and now >= orphan + self._client_grace:
             reason = f"no client was attached to it for {self._client_grace:g} s"
             self._close(job, JobState.CANCELLED, out, reason=reason)
+        elif (deserted := job.deserted) is not None and now >= deserted + self._client_grace:
+            self._fail_deserted(job, out)
         elif alone is not None and now >= alone + self._start_timeout:
             what = f"no worker could be had within start_timeout ({self._start_timeout:g} s)"
             self._fail_alone(job, what, out)
@@ -398,22 +420,13 @@ class Scheduler:
             self._ask_for_workers(job, "no worker of its kind is up", out)
 
     def _cut(self, job: Job, out: Actions) -> None:
-        reason = (
-            f"job {job.spec.id} was cut by hard_dismantle_timeout"
-            f" ({job.spec.policy.hard:g} s) with {_undone(job)} of its calls not done"
-        )
+        reason = reasons.too_long(job)
         self._close(job, JobState.FAILED, out, error="HardTimeoutError", reason=reason)
 
+    def _fail_deserted(self, job: Job, out: Actions) -> None:
+        reason = reasons.deserted(job)
+        self._close(job, JobState.FAILED, out, error="JobError", reason=reason)
+
     def _stop_paying(self, job: Job, event: e.CostReached, out: Actions) -> None:
-        cap = dollars(job.spec.max_cost or 0.0)
-        reason = (
-            f"job {job.spec.id} was cut by max_cost ({cap}) with {_undone(job)} of its calls not"
-            f" done: its VMs have cost {dollars(event.spent)}, at {dollars(event.hourly)} per hour;"
-            f" the {job.ledger.done} outcomes so far are kept"
-        )
+        reason = reasons.too_dear(job, event)
         self._close(job, JobState.FAILED, out, error="CostLimitError", reason=reason)
-
-
-def _undone(job: Job) -> str:
-    """How many calls have no outcome, as far as that can be told."""
-    return "some" if job.ledger.total is None else str(job.ledger.total - job.ledger.done)

@@ -3,7 +3,8 @@
 Each loss of a worker that nobody can explain marks the calls that it had in hand. One mark says
 little: most of them were there by chance, and many had not begun. So the marked ones are handed
 out with nothing ahead of them; those that are marked twice, one by one, each alone on a worker.
-What is lost with a worker that had nothing else in hand took it down.
+What is lost with a worker that had nothing else in hand took it down, unless that worker was only
+silent: the verdict waits until it is back, or is sent where it cannot come back from.
 """
 
 from __future__ import annotations

@@ -13,16 +13,18 @@ class Switchboard:
 
     Args:
         soon: Called when something is to be said: :meth:`speak` must be called in a moment.
+        is_open: Whether a job runs.
 
     Attributes:
         clients: In the order in which they came.
         workers: By their instance's id.
-        submitters: By job, the client that submitted it, while that is connected.
-        asleep: By job, the names of clients that followed it and went silent.
+        submitters: By open job, the client that submitted it, while that is connected.
+        asleep: By open job, the names of clients that followed it and went silent.
     """
 
-    def __init__(self, soon: Callable[[], None]) -> None:
+    def __init__(self, soon: Callable[[], None], is_open: Callable[[str], bool]) -> None:
         self._soon = soon
+        self._is_open = is_open
         self.clients: dict[ClientPeer, None] = {}
         self.workers: dict[str, WorkerPeer] = {}
         self.submitters: dict[str, ClientPeer] = {}
@@ -50,10 +52,15 @@ class Switchboard:
         """A client is gone, or asleep."""
         self.clients.pop(peer, None)
         if silent:
-            for job in peer.follows:
+            for job in filter(self._is_open, peer.follows):
                 self.asleep.setdefault(job, set()).add(peer.link.peer)
         for job in [job for job, submitter in self.submitters.items() if submitter is peer]:
             del self.submitters[job]
+
+    def job_over(self, job: str) -> None:
+        """Nobody is asked for its workers any more, or waited for."""
+        self.submitters.pop(job, None)
+        self.asleep.pop(job, None)
 
     def wake(self, peer: ClientPeer | WorkerPeer) -> None:
         """A peer has something to hear."""

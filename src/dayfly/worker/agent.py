@@ -33,7 +33,8 @@ from dayfly.worker.spawn import Command
 
 log = logging.getLogger(__name__)
 
-#: Seconds between attempts to reach the master: at first, at most, and when it refuses us.
+#: Seconds between attempts to reach the master: at first; at most, twice as many each time; and
+#: at most while it refuses us: a new one does until a client hands it this VM, or nobody does.
 FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 0.1, 2.0, 30.0
 #: Bytes that wait for the master or for storage before runners are read no more.
 BACKLOG = 64 * 1024 * 1024
@@ -129,8 +130,9 @@ class Agent:
     # -- the conversation with the master --
 
     async def _stay_in_touch(self) -> None:
-        failures = 0
+        failures = refusals = 0
         while True:
+            self._refused = False
             try:
                 conversation = await self._dial(
                     m.TO_WORKER,
@@ -142,17 +144,18 @@ class Agent:
                 )
             except (errors.AuthenticationError, errors.VersionMismatchError) as error:
                 log.error("refused: %s", error)  # noqa: TRY400  no traceback needed
-                wait = REFUSED_WAIT
+                self._refused = True
             except errors.WireError as error:
                 if not failures:
                     log.warning("%s", error)
-                wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(failures, 10))
                 failures += 1
             else:
-                failures, self._refused = 0, False
+                failures = 0
                 log.info("connected to %s", conversation.peer)
                 await self._converse(conversation)
-                wait = LONGEST_WAIT if self._refused else FIRST_WAIT
+            refusals = refusals + 1 if self._refused else 0
+            times, most = (refusals, REFUSED_WAIT) if refusals else (failures, LONGEST_WAIT)
+            wait = min(most, FIRST_WAIT * 2.0 ** min(max(0, times - 1), 10))
             await self._clock.sleep(wait * (0.5 + self._entropy.fraction() / 2))
 
     async def _converse(self, conversation: link.Link[m.ToWorker]) -> None:
@@ -173,7 +176,9 @@ class Agent:
         log.warning("the master is gone; calls go on")
 
     def _ready(self) -> m.Ready:
-        holding = self._in_hand()
+        # Jobs without a call in hand too: they may be over, and are then to be forgotten.
+        holding: dict[str, set[int]] = {job: set() for job in self._briefs}
+        holding |= self._in_hand()
         attempts = {
             job: {index: attempts[index] for index in indices & attempts.keys()}
             for job, indices in holding.items()
