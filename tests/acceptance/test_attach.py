@@ -229,13 +229,13 @@ async def test_a_detached_job_is_read_after_its_master_has_stopped_and_after_eve
 async def test_a_detached_job_that_lost_its_workers_is_finished_by_whoever_attaches(
     home: Home,
 ) -> None:
-    async with program(12, 0.5, detach=True) as first:
+    async with program(40, 0.5, detach=True) as first:
         await first.end()
     await asyncio.sleep(2.0)
     await end_vms(home, "worker")
     async with FunctionExecutor(home.config, progress=False, max_workers=2) as executor:
         job = await executor.reattach(first.job)
-        assert await job == [square(n) for n in range(12)]
+        assert await job == [square(n) for n in range(40)]
     async with open_parts(load(home.config)) as parts:
         workers = await parts.cloud.list(tags={Tag.ROLE: "worker"})
     assert any(worker.state is InstanceState.RUNNING for worker in workers)

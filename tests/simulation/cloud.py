@@ -41,6 +41,8 @@ LOOK: Final = 2.0
 PAGE: Final = 100
 #: Seconds that ``purge`` waits for instances to be gone.
 PATIENCE: Final = 300.0
+#: What is said of a launch of which nobody heard whether it was made.
+NO_ANSWER: Final = "it could not be asked, or did not answer"
 
 T = TypeVar("T")
 
@@ -131,12 +133,14 @@ class SimCloud:
         faults = self._state.faults
         if faults.strikes("launch lost before"):
             await asyncio.sleep(faults.amount("launch lost before", 0.1, DEADLINE))
+            order.silences += 1
             raise _no_answer()
         lost = faults.strikes("ambiguous launch")
         launch = partial(self._state.run_instances, order)
         await self._call("run_instances", launch, instances=order.missing)
         if lost:
             await asyncio.sleep(faults.amount("ambiguous launch", 0.1, DEADLINE))
+            order.silences += 1
             raise _no_answer()
 
     def _collect(self, ids: Sequence[str]) -> Iterable[Instance]:
@@ -298,7 +302,7 @@ class SimCloud:
 
 def _no_answer() -> CloudError:
     return CloudError(
-        "AWS did not do RunInstances: it could not be asked, or did not answer",
+        f"AWS did not do RunInstances: {NO_ANSWER}",
         cause="ConnectionClosedError",
         hint="look at the connection of this machine",
     )

@@ -45,6 +45,7 @@ class Deadlines:
     Args:
         booted: When a VM's system came up last, so that its own deadline is armed; ``None`` for
             one that has not booted.
+        answered: When it answered SSH since; likewise.
         stepped: Seconds by which wall clocks were stepped so far.
         violated: Told of a VM that is up too long.
     """
@@ -56,6 +57,7 @@ class Deadlines:
         knobs: Knobs,
         *,
         booted: Callable[[str], float | None],
+        answered: Callable[[str], float | None],
         stepped: Callable[[], float],
         violated: Callable[[str, str], None],
     ) -> None:
@@ -63,6 +65,7 @@ class Deadlines:
         self._evidence = evidence
         self._knobs = knobs
         self._booted = booted
+        self._answered = answered
         self._stepped = stepped
         self._violated = violated
         self._up: dict[str, float] = {}
@@ -123,7 +126,8 @@ class Deadlines:
             return hard, "hard, no job has ended"
         over = max(overs)
         if vm.born.get(Tag.JOB):
-            if booted > vm.history[0].at + self._knobs.start_timeout:
+            answered = self._answered(vm.id)
+            if answered is None or answered > vm.history[0].at + self._knobs.start_timeout:
                 return hard, "hard"  # it was given up long before it could be told to go
             # One that still boots is told as soon as it answers.
             ended = max(over, booted + BRING_UP) + ENDED + self.slack

@@ -51,6 +51,7 @@ class Evidence:
         over: When each job ended, and why.
         lost: When the master gave each worker up, and why.
         left: When each worker was retired, and by which timer.
+        draining: Since when each worker drains, of those that somebody still looks at.
         served: When a master's service began to serve.
         restored: When each job was last recovered from a journal.
         submissions: How often each job was submitted to a master that did not know it.
@@ -76,6 +77,7 @@ class Evidence:
         self.over: dict[str, tuple[float, str]] = {}
         self.lost: dict[str, list[tuple[float, str]]] = defaultdict(list)
         self.left: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        self.draining: dict[str, float] = {}
         self.served: list[float] = []
         self.restored: dict[str, float] = {}
         self.connected: dict[str, list[float]] = defaultdict(list)
@@ -95,6 +97,7 @@ class Evidence:
             "job %s goes on: %d of its outcomes are here": self._restored,
             "worker %s is lost: %s": self._lost,
             "worker %s goes: %s": self._goes,
+            "worker %s: %s": self._phase,
             "worker %s is back": lambda _: self._count("worker given up, is back"),
             "the master goes: its %s timer fired": lambda args: self._count(f"{args[0]} master"),
             "serving at %s:%d": self._serving,
@@ -189,6 +192,10 @@ class Evidence:
             self._count("end of create")
         for listener in self.on_left:
             listener(worker, why)
+
+    def _phase(self, args: tuple[Any, ...]) -> None:
+        if args[1] == "draining":
+            self.draining.setdefault(str(args[0]), self._now())
 
     def _connected(self, _: tuple[Any, ...]) -> None:
         if process := current():

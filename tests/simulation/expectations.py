@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dayfly import errors
 from dayfly.client.job import Job
+from dayfly.client.launches import SAID_AGAIN
 from tests.simulation import work
+from tests.simulation.cloud import NO_ANSWER
 from tests.simulation.knobs import JobKnobs
 
 if TYPE_CHECKING:
@@ -175,6 +177,10 @@ class Expectations:
             return True  # as whoever left it was told
         since = judge.begun.get(name, 0.0)
         slow = judge.now - since > knobs.start_timeout - 5.0
+        if NO_ANSWER in str(error) and not self._silent():
+            return False  # it would have been said again
+        if "does not hold the outcomes of job" in str(error) and not self._taken_over(name):
+            return False  # its client would have given it to the next master
         match error:
             case errors.HardTimeoutError():
                 return knobs.auto and judge.now - since > knobs.hard - judge.deadlines.slack
@@ -194,6 +200,19 @@ class Expectations:
         if not knobs.faults:
             return False
         return since < knobs.heal + SETTLED or judge.haunted
+
+    def _taken_over(self, name: str) -> bool:
+        """Whether a job's client did not begin it, or may not learn what became of it."""
+        judge = self._judge
+        untold = judge.cleaning or "storage error" in judge.knobs.faults
+        return untold or name in judge.attached
+
+    def _silent(self) -> bool:
+        """Whether a launch was said as often as it is said, and nobody heard an answer."""
+        if "throttled" in self._judge.knobs.faults:
+            return True  # one that is refused is said again as often, in all
+        orders = self._judge.world.cloud.orders.values()
+        return any(order.silences > len(SAID_AGAIN) for order in orders)
 
     def _wrong(self, name: str, what: str) -> None:
         self._judge.violated(ONCE, f"{name}: {what}")

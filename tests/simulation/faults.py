@@ -17,6 +17,8 @@ from tests.simulation.chance import Chance
 from tests.simulation.knobs import SPONTANEOUS
 
 HOUR = 3600.0
+#: The share of strikes that come just as something else happens.
+RACES = 0.5
 
 
 class Faults:
@@ -82,6 +84,10 @@ class Victims(Protocol):
 
     def strike(self, kind: str, stream: random.Random) -> str: ...
 
+    def race(self, kind: str, stream: random.Random) -> float:
+        """Seconds until something happens that is worth a race; 0 if nothing is to be seen."""
+        ...
+
 
 async def misfortune(faults: Faults, victims: Victims) -> None:
     """Strike spontaneously, each kind at moments of its own, until healed."""
@@ -99,5 +105,7 @@ async def _strike(kind: str, faults: Faults, victims: Victims) -> None:
         if stream.random() < 0.3:
             wait = math.exp(stream.uniform(math.log(0.05), math.log(120.0)))
         await asyncio.sleep(wait)
+        if stream.random() < RACES:
+            await asyncio.sleep(victims.race(kind, stream))
         if faults.rate(kind) and (whom := victims.strike(kind, stream)):
             faults.struck(kind, whom)

@@ -7,6 +7,8 @@
 * No job costs more than ``max_cost`` and a bound: :mod:`.bills`.
 * A master's journal replays to the state that its service is in: :mod:`.replay`.
 * No await hangs: :mod:`.awaits`; and a job goes on while it has workers: :mod:`.stalls`.
+* A result is kept until storage has it: :mod:`.records`.
+* A worker that the cloud takes back takes no more calls: :mod:`.drains`.
 * What users are given is right, and each outcome comes once: :mod:`.expectations`.
 * ``aclose`` and ``clean`` leave nothing that the mode does not promise to keep; nobody's exception
   goes unheard; no service crashes: here.
@@ -16,24 +18,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import msgspec
 
 from dayfly import errors
 from dayfly.client.job import Job
 from dayfly.cloud.base import Resource
-from dayfly.model import UP, ExecMode, JobRecord, Tag
+from dayfly.master.hub import Hub
+from dayfly.model import UP, ExecMode, Tag
+from dayfly.model import InstanceState as S
 from dayfly.storage import keys
 from tests.simulation.awaits import Awaits
 from tests.simulation.bills import Bills
 from tests.simulation.births import Births
 from tests.simulation.deadlines import Deadlines
+from tests.simulation.drains import Drains
 from tests.simulation.evidence import Evidence
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import JobKnobs, Knobs
 from tests.simulation.process import Process
+from tests.simulation.records import Records, record_of
 from tests.simulation.replay import differences
 from tests.simulation.report import Violation
 from tests.simulation.runs import Runs
@@ -67,6 +71,9 @@ class Judge:
         delivered: Outcomes that users were given.
         replays: Journals that were compared.
         orphans: Jobs whose client died at some time, and on which laptop.
+        attached: Jobs that another process attached to than the one that began them.
+        begins: When the next jobs of programs will begin.
+        on_left_alone: Called when a job was left to its master.
         entrusted: When jobs were left to their master, to go on there, by their id.
         disowned: Jobs that were left, and of which leaving said that they may not go on.
         config: The configuration of every client.
@@ -89,6 +96,9 @@ class Judge:
         self.orphans: dict[str, str] = {}
         self.entrusted: dict[str, float] = {}
         self.disowned: set[str] = set()
+        self.attached: set[str] = set()
+        self.begins: list[float] = []
+        self.on_left_alone: list[Callable[[], None]] = []
         self.replays = 0
         consumed = {}
         if knobs.mode is ExecMode.CONSUME:
@@ -105,6 +115,7 @@ class Judge:
             evidence,
             knobs,
             booted=world.booted_at,
+            answered=world.answered_at,
             stepped=lambda: self.stepped,
             violated=self.violated,
         )
@@ -112,7 +123,7 @@ class Judge:
             world.executions,
             evidence,
             torn=world.torn,
-            retries=lambda job: self.jobs[job].retries if job in self.jobs else 0,
+            retries=self._retries,
             timeout=lambda job: self.jobs[job].timeout if job in self.jobs else None,
             slack=lambda: knobs.late + 20 * knobs.network,
             violated=self.violated,
@@ -121,12 +132,28 @@ class Judge:
             world.cloud,
             evidence,
             self.runs.live,
+            executions=world.executions,
+            retries=self._retries,
             awaited=self._awaited_jobs,
             disturbed=self._disturbed,
             violated=self.violated,
         )
         self.bills = Bills(
             world.cloud, blind=self._blind, astray=self._astray, violated=self.violated
+        )
+        self.records = Records(
+            world.storage,
+            hubs=self._hubs,
+            cleaned=lambda: self.cleaning,
+            violated=self.violated,
+        )
+        self.drains = Drains(
+            world.cloud,
+            evidence,
+            world.executions,
+            disturbed=self._disturbed,
+            slack=self._drain_slack,
+            violated=self.violated,
         )
         self.births = Births(world.cloud, evidence, most=knobs.vms, violated=self.violated)
         evidence.on_over.append(self._over)
@@ -149,6 +176,8 @@ class Judge:
         self.deadlines.check(now)
         self.runs.check()
         self.stalls.check(now)
+        self.records.check(now)
+        self.drains.check(now)
         self._awaits.check(now)
 
     # -- what clients tell --
@@ -156,6 +185,8 @@ class Judge:
     def begin(self, job: str, knobs: JobKnobs, process: Process) -> None:
         """A job has begun, or is attached to."""
         self.jobs[job] = knobs
+        if job in self.begun:
+            self.attached.add(job)
         self.begun.setdefault(job, self.now)
         self.runs.abandoned.pop(job, None)
         self._client_of[job] = process
@@ -180,6 +211,8 @@ class Judge:
         if course.left:
             self.entrusted[job.id] = self.now
             self._still_wanted(job.id)
+            for listener in self.on_left_alone:
+                listener()
         elif course._last_word is None and course.failure is not job._first_failure:
             self.violated(
                 "a job that is left is in its master's hands, or its user is told",
@@ -223,6 +256,9 @@ class Judge:
             return begun + once
         return max(begun, knobs.heal, self.resumed.get(process, 0.0)) + 2 * once
 
+    def _retries(self, job: str) -> int:
+        return self.jobs[job].retries if job in self.jobs else 0
+
     def _awaited_jobs(self) -> list[str]:
         return [job for job, client in self._client_of.items() if not client.halted]
 
@@ -232,6 +268,14 @@ class Judge:
         given_up = [at for losses in evidence.lost.values() for at, _ in losses[-1:]]
         served = evidence.served[-1:]
         return max([0.0, *self.outages, *self.resumed.values(), *served, *given_up])
+
+    def _drain_slack(self) -> float:
+        """Seconds; large outcomes wait for storage, however long that takes."""
+        knobs = self.knobs
+        large = any(job.large for client in knobs.clients for job in client.jobs)
+        if large and knobs.faults.keys() & {"slow storage", "storage error"}:
+            return math.inf
+        return knobs.late + 20 * knobs.network
 
     @property
     def haunted(self) -> bool:
@@ -273,12 +317,8 @@ class Judge:
 
     def replay(self) -> None:
         """Compare each master's journal with its service."""
-        for machine in list(self.world.machines.values()):
-            unit = machine.units.get("master")
-            program = unit._program if unit is not None and machine.service("master") else None
-            if not isinstance(program, Master) or program.hub is None:
-                continue
-            found = differences(program.hub)
+        for hub in self._hubs():
+            found = differences(hub)
             if found is None:
                 continue
             self.replays += 1
@@ -294,24 +334,34 @@ class Judge:
         if "cancelled by" in how:
             self.violated("leaving a detached job does not cancel it", f"{job} is over: {how}")
 
+    def _hubs(self) -> list[Hub]:
+        """The masters that serve."""
+        found = []
+        for machine in self.world.machines.values():
+            unit = machine.units.get("master")
+            program = unit._program if unit is not None and machine.service("master") else None
+            if isinstance(program, Master) and program.hub is not None:
+                found.append(program.hub)
+        return found
+
     def _still_recorded(self, job: str) -> None:
         """A job that is over again must not be so by another end than the one in storage."""
-        for key, found in self.world.storage.objects.items():
-            if key.endswith(keys.record(job)):
-                before = msgspec.json.decode(found.data, type=JobRecord).state
-                _, how = self.evidence.over[job]
-                if before == "completed" and not how.startswith(before):
-                    self.violated(
-                        "a job that was completed stays so", f"{job} is over again: {how}"
-                    )
+        before = record_of(self.world.storage, job)
+        _, how = self.evidence.over[job]
+        if before is not None and before.state == "completed" != how.partition(" ")[0]:
+            self.violated("a job that was completed stays so", f"{job} is over again: {how}")
 
     # -- ends --
 
     def timers_have_fired(self, up: Sequence[str]) -> None:
-        """Nothing should be up any more, but what has never booted."""
+        """Nothing should be up any more, but what has never booted; no worker keeps its disk."""
         left = [name for name in up if self.world.booted_at(name) is not None]
         if left:
             self.violated("nothing is up once all timers have fired", f"up: {', '.join(left)}")
+        workers = [v for v in self.world.cloud.vms.values() if v.born.get(Tag.ROLE) == "worker"]
+        kept = [vm.id for vm in workers if vm.state in (S.STOPPING, S.STOPPED)]
+        if kept and self.knobs.delete:
+            self.violated("nothing is left once all timers have fired", f"stopped: {kept}")
 
     def swept(self, late: Sequence[str], since: float, what: str) -> None:
         """A later client has come and gone: it should have ended these workers' lives.

@@ -43,7 +43,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "runner crash": (0.005, 0.1),
     "late wake-up": (0.01, 0.3),
     "vm dies": (1.0, 60.0),
-    "spot notice": (1.0, 60.0),
+    "spot notice": (4.0, 240.0),
     "spot loss": (1.0, 60.0),
     "master service killed": (1.0, 90.0),
     "master vm lost": (1.0, 40.0),
@@ -54,6 +54,7 @@ RATES: Mapping[str, tuple[float, float]] = {
     "client paused": (1.0, 30.0),
     "partition": (1.0, 40.0),
     "lease expiry race": (1.0, 40.0),
+    "connection reset": (2.0, 120.0),
     "clock step": (1.0, 30.0),
     "journal tail lost": (0.2, 1.0),
 }
@@ -72,6 +73,7 @@ SPONTANEOUS = (
     "client paused",
     "partition",
     "lease expiry race",
+    "connection reset",
     "clock step",
 )
 
@@ -311,10 +313,12 @@ def _max_cost(random: random.Random, fleet: int, hard: float) -> float | None:
 
 
 def _faults(random: random.Random) -> dict[str, float]:
-    """A random half of the kinds; one story in eight has none at all."""
+    """A random half of the kinds, or only a few of them; one story in eight has none at all."""
     if one_in(random, 8):
         return {}
     chosen = [kind for kind in RATES if random.random() < 0.5]
+    if one_in(random, 4):  # what follows from one is not lost among what follows from others
+        chosen = random.sample(list(RATES), random.randint(1, 4))
     return {kind: heavy(random, *RATES[kind]) for kind in chosen}
 
 
@@ -346,7 +350,7 @@ def _job(
 ) -> JobKnobs:
     reading: Reading = pick(
         random,
-        {"await": 5, "as_completed": 3, "futures": 2, "map_reduce": 1, "submit": 1, "attach": 1},
+        {"await": 5, "as_completed": 3, "futures": 2, "map_reduce": 1, "submit": 1, "attach": 2},
     )
     calls = 1 if reading == "submit" else _calls(random, fleet * processes)
     typical = heavy(random, 0.01, 60.0)
@@ -356,9 +360,11 @@ def _job(
     if one_in(random, 12):  # one that no timer lets end
         durations = (*durations[:-1], hard * 3)
     stop: Stop = ""
-    if one_in(random, 4):
+    if one_in(random, 3):
         stops: Sequence[Stop] = ("task", "timeout", "job.cancel", "futures", "leave")
         stop = random.choice(stops)
+        if reading == "attach" and stop == "timeout":
+            stop = ""  # it would end just as its program leaves it
     return JobKnobs(
         after=0.0 if first else _gap(random, soft),
         durations=durations,
@@ -377,7 +383,8 @@ def _job(
         else frozenset(),
         detach=reading == "attach" or (reading in ("await", "as_completed") and one_in(random, 10)),
         stop=stop,
-        stop_after=heavy(random, 0.001, 600.0),
+        # Often while its workers are still on their way.
+        stop_after=heavy(random, 0.001, 600.0) if one_in(random, 2) else heavy(random, 0.1, 60.0),
     )
 
 

@@ -95,6 +95,7 @@ class Machine:
         installed: What its disk remembers of them.
         deadline: Its own deadline, since the boot.
         up: Whether SSH answers.
+        answered: Since when, or when it did last.
         halting: Whether it is going down.
         disk: Its disk, a folder; kept while it is stopped, deleted when it is terminated.
         interrupted_at: When the cloud takes it back, once that is announced.
@@ -107,6 +108,7 @@ class Machine:
         self.installed: dict[Service, Installed] = {}
         self.deadline: Deadline | None = None
         self.up = False
+        self.answered = 0.0
         self.halting = False
         self.stream = stream
         self.disk = world.disk(instance_id)
@@ -179,7 +181,7 @@ class Machine:
         world.network.listen(
             self._sshd, port, talk, lambda error: world.crashed(f"sshd of {self.id}", error)
         )
-        self.up = True
+        self.up, self.answered = True, world.loop.time()
         world.note(f"{self.id} answers SSH")
         if identity is None:
             await asyncio.sleep(world.boot_seconds() * 0.1)
@@ -241,7 +243,8 @@ class Machine:
         self._world.network.cut_power(host)
         self._world.network.detach(host)
         if tail is not None and struck:
-            lost = round(faults.amount(TORN, 1.0, tail.exposed))
+            # Most often all of it: it was only in the memory of the system that is gone.
+            lost = round(min(tail.exposed, faults.amount(TORN, 1.0, float(tail.exposed) ** 2)))
             tail.lose(lost)
             self._world.journal_torn()
             self._world.note(f"{self.id} has lost {lost} of {tail.exposed} bytes of its journal")

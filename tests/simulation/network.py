@@ -182,6 +182,18 @@ class Network:
 
         return heal
 
+    def reset(self, one: Host, other: Host) -> bool:
+        """Break what two hosts have opened with each other; whether there was anything."""
+        broken = [
+            end
+            for process in one.processes
+            for end in self._ends.get(process, ())
+            if end.peer.process.host is other and not end.broken
+        ]
+        for end in broken:
+            end.reset()
+        return bool(broken)
+
     def passes(self, one: Host, other: Host) -> bool:
         """Whether frames get from one host to the other, now."""
         if one in self._dark or other in self._dark:

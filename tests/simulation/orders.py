@@ -21,6 +21,7 @@ class Order:
         pools: Each is asked by one call, in order.
         ids: What came.
         failed: Nothing of it is to stay.
+        silences: How often nobody heard an answer to it.
     """
 
     token: str
@@ -32,6 +33,7 @@ class Order:
     ids: list[str] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
     failed: bool = False
+    silences: int = 0
 
     @property
     def missing(self) -> int:

@@ -100,7 +100,10 @@ PLANTS = (
             Edit(
                 module="master/ledger.py",
                 good="            if not 0 <= index < known or (holder := held[index]) == DONE:",
-                bad="            if not 0 <= index < known or (holder := held[index]) is None:",
+                bad="            if not 0 <= index < known:\n"
+                "                continue\n"
+                "            holder = FREE if held[index] == DONE else held[index]\n"
+                "            if holder == DONE:",
             ),
         ),
     ),
@@ -226,8 +229,8 @@ PLANTS = (
         edits=(
             Edit(
                 module="master/scheduler.py",
-                good="        elif orphan is not None and now >= orphan + self._client_grace:",
-                bad="        elif orphan is None and now < 0:",
+                good="            job.orphan_since = None if goes_on else now\n",
+                bad="            job.orphan_since = None\n",
             ),
         ),
     ),
@@ -249,7 +252,8 @@ PLANTS = (
             Edit(
                 module="client/launches.py",
                 good='            on_poweroff="stop" if stays else "terminate",',
-                bad='            on_poweroff="stop",',
+                bad='            on_poweroff="terminate"'
+                ' if role == "worker" and compute.request_spot_instances else "stop",',
             ),
         ),
     ),
@@ -320,7 +324,7 @@ PLANTS = (
     ),
     Plant(
         name="a launch without an answer is neither said again nor ended",
-        promise="create leaves nothing behind",
+        promise="a launch whose answer was lost is said again",
         edits=(
             Edit(
                 module="client/launches.py",

@@ -135,7 +135,9 @@ class Program:
         while self._script.jobs:
             job = self._script.jobs[0]
             self._script.attempts += 1
-            await asyncio.sleep(job.after if self._script.attempts == 1 else 0.0)
+            if self._script.attempts == 1:
+                self._judge.begins.append(self._judge.now + job.after)
+                await asyncio.sleep(job.after)
             await self._job(executor, job)
             self._script.jobs.pop(0)
             self._script.attempts, self._script.printed = 0, ""

@@ -27,6 +27,8 @@ class Stalls:
 
     Args:
         live: Runs that have begun; those that have ended are taken out.
+        executions: All that ever ran; it grows.
+        retries: ``retries=`` of a job.
         awaited: The jobs whose clients are alive and awake.
         disturbed: When something happened last that may have interrupted the master or a worker.
         violated: Told of a job that stands still.
@@ -38,6 +40,8 @@ class Stalls:
         evidence: Evidence,
         live: list[Execution],
         *,
+        executions: list[Execution],
+        retries: Callable[[str], int],
         awaited: Callable[[], Iterable[str]],
         disturbed: Callable[[], float],
         violated: Callable[[str, str], None],
@@ -45,6 +49,8 @@ class Stalls:
         self._cloud = cloud
         self._evidence = evidence
         self._live = live
+        self._executions = executions
+        self._retries = retries
         self._awaited = awaited
         self._disturbed = disturbed
         self._violated = violated
@@ -71,6 +77,7 @@ class Stalls:
             and job not in self._evidence.over
             and job not in active
             and (idle := self._idle(job, busy))
+            and not self._waits_for_another(job, idle, busy)
         }
         self._since = {job: self._since.get(job, now) for job in still}
         for job, since in self._since.items():
@@ -80,6 +87,19 @@ class Stalls:
                 self._violated(
                     PROMISE, f"nothing of {job} runs for {STILL:.0f} s while {still[job]} is idle"
                 )
+
+    def _waits_for_another(self, job: str, worker: str, busy: set[str]) -> bool:
+        """A call that has failed is tried elsewhere while another worker is up, busy or not."""
+        return (
+            bool(busy)
+            and self._retries(job) > 0
+            and any(
+                run.job == job
+                and run.instance == worker
+                and run.how in ("raised", "killed", "revoked")
+                for run in self._executions
+            )
+        )
 
     def _idle(self, job: str, busy: set[str]) -> str:
         """A worker that could serve a job, and does nothing."""

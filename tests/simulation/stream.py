@@ -189,6 +189,12 @@ class SimSocket:
             self._send(_CLOSED)
             self._arrived(_CLOSED)
 
+    def reset(self) -> None:
+        """The same, and what was on its way is lost."""
+        self._flight.clear()
+        self.peer._flight.clear()
+        self.sever()
+
     def look(self) -> None:
         """Whether one can hear each other may have changed."""
         passes = self._paths.passes(self.process.host, self.peer.process.host)

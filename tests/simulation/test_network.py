@@ -284,3 +284,20 @@ def test_the_dead_neither_send_nor_receive() -> None:
         assert not receiving.done()
 
     told(story)
+
+
+def test_a_connection_that_is_reset_loses_what_was_on_its_way_and_tells_both_ends() -> None:
+    async def story(wire: Wire) -> None:
+        near, far = await wire.open()
+        await wire.say(near, b"on its way")
+        await wire.say(far, b"on its way back")
+        assert wire.network.reset(wire.near_host, wire.far_host)
+        assert (await wire.hear(near)).type is WSMsgType.CLOSED
+        assert (await wire.hear(far)).type is WSMsgType.CLOSED
+        await asyncio.sleep(SOON)
+        assert not wire.network.reset(wire.near_host, wire.far_host)
+        near, far = await wire.open()
+        await wire.say(near, b"anew")
+        assert (await wire.hear(far)).data == b"anew"
+
+    told(story)

@@ -15,6 +15,27 @@ from tests.simulation.vms import Vm
 SLEEP, PAUSE, PART = (20.0, 7200.0), (0.2, 90.0), (0.2, 300.0)
 #: Seconds of silence after which a worker that comes back was given up (``fleet.COMEBACK``).
 SILENCE = (4.0, 60.0)
+#: Seconds that are waited at the most for something to race with, and by which a strike comes
+#: before a job begins at the most: a service that is killed then is just about to be back.
+PATIENCE, BEFORE = 120.0, 3.0
+#: Kinds whose strikes race with the end of a call, or with the beginning of a job.
+RACING = {
+    "vm dies",
+    "spot notice",
+    "master service killed",
+    "master vm lost",
+    "master vm stopped",
+    "worker service killed",
+    "client killed",
+    "partition",
+    "lease expiry race",
+    "connection reset",
+}
+#: Seconds after a job was left to its master at which that master's VM may be stopped, and the
+#: share of jobs at which one is.
+LEFT, BETRAYED = (0.01, 20.0), 0.5
+#: The share of broken connections that break again and again.
+FLAPPING = 0.5
 #: Seconds by which a wall clock is stepped.
 STEP = (0.5, 90.0)
 
@@ -39,15 +60,32 @@ class Everyone:
             "client paused": self._client,
             "partition": self._part,
             "lease expiry race": self._silent_worker,
+            "connection reset": self._reset,
             "clock step": self._step,
         }
         judge.evidence.on_agent.append(self._agent_started)
+        judge.on_left_alone.append(self._left_alone)
         #: What is undone at the latest when everything heals.
         self._undo: dict[int, Callable[[], object]] = {}
 
     def strike(self, kind: str, stream: random.Random) -> str:
         """Strike somebody; returns whom, or nothing if nobody was there."""
         return self._kinds[kind](kind, stream)
+
+    def race(self, kind: str, stream: random.Random) -> float:
+        """Seconds until a call ends or a job begins, about, if that can be told."""
+        if kind not in RACING:
+            return 0.0
+        now, world = self._judge.now, self._world
+        delay = 4.0 * world.network.latency() * stream.random()
+        ends = [
+            run.started + world.seconds(run.job, run.index) + delay - now
+            for run in self._judge.runs.live
+            if run.ended is None
+        ]
+        begins = [at - BEFORE * stream.random() + delay - now for at in self._judge.begins]
+        soon = [wait for wait in (*ends, *begins) if 0.0 < wait < PATIENCE]
+        return stream.choice(soon) if soon else 0.0
 
     def heal(self) -> None:
         """Undo all that can be undone."""
@@ -86,6 +124,9 @@ class Everyone:
             return ""
         cloud = self._world.cloud
         take = cloud.interrupt if kind == "spot notice" else cloud.reclaim
+        running = {run.instance for run in self._judge.runs.live if run.ended is None}
+        if stream.random() < 0.5:  # those that have something to lose
+            vms = [vm for vm in vms if vm.id in running] or vms
         # A pool that runs dry takes many at once.
         count = len(vms) if stream.random() < 0.2 else 1
         struck = [vm.id for vm in stream.sample(vms, count) if take(vm.id)]
@@ -192,6 +233,47 @@ class Everyone:
         self._for_a_while(seconds, mend)
         names = ", ".join(host.name for host in others)
         return f"{some[0].name} from {names} for {seconds:.1f} s"
+
+    def _reset(self, kind: str, stream: random.Random) -> str:
+        """What agents and their master say to each other is cut off, and may begin anew at once."""
+        workers = self._hosts("worker")
+        count = len(workers) if stream.random() < 0.3 else min(1, len(workers))
+        chosen = stream.sample(workers, count)
+        struck = [worker.name for worker in chosen if self._cut_off(worker)]
+        if struck and stream.random() < FLAPPING:
+            for worker in chosen:
+                self._flap(kind, worker, round(self._faults.amount(kind, 2.0, 60.0)))
+        return ", ".join(struck)
+
+    def _cut_off(self, worker: Host) -> bool:
+        masters = self._hosts("master")
+        return any(self._world.network.reset(worker, master) for master in masters)
+
+    def _flap(self, kind: str, worker: Host, times: int) -> None:
+        """It happens again and again."""
+
+        def again() -> None:
+            if self._faults.rate(kind):
+                self._cut_off(worker)
+                self._flap(kind, worker, times - 1)
+
+        if times:
+            seconds = self._faults.amount(kind, 0.05, 2.0)
+            self._world.loop.call_later(seconds, again, context=outside())
+
+    def _left_alone(self) -> None:
+        """At times a master's VM is stopped just after a job was left to it."""
+        kind = "master vm stopped"
+        stream = self._faults.stream(kind)
+        if not self._faults.rate(kind) or stream.random() > BETRAYED:
+            return
+
+        def stop() -> None:
+            if self._faults.rate(kind) and (whom := self._master(kind, stream)):
+                self._faults.struck(kind, whom)
+
+        seconds = self._faults.amount(kind, *LEFT)
+        self._world.loop.call_later(seconds, stop, context=outside())
 
     def _step(self, kind: str, stream: random.Random) -> str:
         hosts = [*self._world.laptops.values(), *self._hosts("master"), *self._hosts("worker")]

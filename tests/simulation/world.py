@@ -234,6 +234,11 @@ class World:
         machine = self.machines.get(instance_id)
         return machine.deadline.armed_at if machine is not None and machine.deadline else None
 
+    def answered_at(self, instance_id: str) -> float | None:
+        """When it answered SSH since it came up last; ``None`` before."""
+        machine = self.machines.get(instance_id)
+        return machine.answered if machine is not None and machine.up else None
+
     def kill_service(self, instance_id: str, service: Service) -> bool:
         """SIGKILL to a service's process; whether it ran."""
         process = self.machine(instance_id).service(service)
