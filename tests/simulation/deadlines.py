@@ -2,9 +2,10 @@
 
 A worker may be up for ``hard`` after it booted or after a job that may be on it began; the master
 for ``hard`` after it booted or after any job was submitted, began, or was read from its journal.
-In a story without faults both may be up for ``soft`` after the last job was over, the master for
-``start_timeout`` longer while a worker has not been heard of, and a worker of ``create`` mode for a
-minute after its job.
+In a story without faults both may be up for ``soft`` after the last job was over. A worker that
+is first heard of later has as long from then on; the master stays, for ``start_timeout`` at the
+most, until it has heard of every worker, or told it to go. A worker of ``create`` mode may be up
+for a minute after its job, or after it answered, if that was later.
 
 The slack (:func:`slack`) is what the product's own layers need at the most:
 
@@ -33,10 +34,12 @@ OWN = 5.0 + 1.0 + 1.0 + 1.0 + 15.0
 #: Seconds for a worker of ``create`` to be gone after its job: told by the master, or ended by
 #: its client, which has the cloud's word for it after some seconds.
 ENDED = 60.0
+#: Seconds for which a master stays for a worker that it has lost, until it has told it to go: it
+#: may come back first (``fleet.TRIAL``), then it is told and reached (``POWER_OFF``,
+#: ``REACH_AGAIN``).
+GIVEN_UP = 25.0 + 10.0 + 30.0
 #: Seconds after which every VM is looked at again.
 AGAIN = 60.0
-#: Seconds for a VM to be reached, installed and heard of, in a story without faults.
-BRING_UP = 120.0
 
 
 class Deadlines:
@@ -130,28 +133,37 @@ class Deadlines:
             if answered is None or answered > vm.history[0].at + self._knobs.start_timeout:
                 return hard, "hard"  # it was given up long before it could be told to go
             # One that still boots is told as soon as it answers.
-            ended = max(over, booted + BRING_UP) + ENDED + self.slack
+            ended = max(over, answered) + ENDED + self.slack
             return min((hard, "hard"), (ended, "its job is over"))
-        # One that was given up before it answered has no timer but its own; a master that was
-        # started for a job which never reached it has but the hard one.
-        worker = vm.born.get(Tag.ROLE) == "worker"
-        connected = any(at >= booted for at in self._evidence.connected[vm.id])
-        if not (connected if worker else over >= booted):
-            return hard, "hard"
-        soft = max(over, booted + BRING_UP) + self._knobs.soft + self.slack
-        if not worker and self._unheard(soft):
-            soft += self._knobs.start_timeout
+        if vm.born.get(Tag.ROLE) == "worker":
+            heard = self._heard(vm, booted)
+            if heard is None:
+                return hard, "hard"  # one that was given up has no timer but its own
+            # One that comes when all jobs are over is spare from then on, however slow its boot.
+            soft = max(over, heard) + self._knobs.soft + self.slack
+            return min((hard, "hard"), (soft, "soft"))
+        if over < booted:
+            return hard, "hard"  # it was started for a job which never reached it
+        soft = self._awaited(over + self._knobs.soft) + self.slack
         return min((hard, "hard"), (soft, "soft"))
 
-    def _unheard(self, by: float) -> bool:
-        """Whether a worker was launched by then that the master had not heard of."""
+    def _heard(self, vm: Vm, since: float) -> float | None:
+        """When a worker that came up then was first heard of by its master."""
+        return min((at for at in self._evidence.connected[vm.id] if at >= since), default=None)
+
+    def _awaited(self, due: float) -> float:
+        """Until when a master that is due stays for workers that it has not told to go."""
+        until = due
         for vm in self._cloud.vms.values():
-            up = [moment.at for moment in vm.history if moment.state in UP and moment.at < by]
-            if vm.born.get(Tag.ROLE) == "worker" and up:
-                connected = self._evidence.connected[vm.id]
-                if not any(up[0] <= at < by for at in connected):
-                    return True
-        return False
+            begun = [at for at, state, _ in vm.history if state is InstanceState.PENDING]
+            begun = [at for at in begun if at < due]
+            if vm.born.get(Tag.ROLE) != "worker" or not begun:
+                continue
+            heard = self._heard(vm, begun[-1])
+            most = due + self._knobs.start_timeout
+            lost = [at + GIVEN_UP for at, _ in self._evidence.lost[vm.id] if at < due]
+            until = max(until, min(most, max([math.inf if heard is None else heard, *lost])))
+        return until
 
     def _touched(self, vm: Vm) -> list[float]:
         evidence = self._evidence

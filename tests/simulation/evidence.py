@@ -58,6 +58,7 @@ class Evidence:
         connected: When each worker's agent reached a master, by the worker's host.
         parted: When each worker's agent lost its master last.
         here: When clients came to a master.
+        ended: When masters heard that clients had ended or hung up, by the client's name.
         silent: When a master noticed that a client had gone silent: it may be asleep.
         unstored: Calls whose outcome could not be put to storage at least once.
         agents: When each worker's agent was started.
@@ -83,6 +84,7 @@ class Evidence:
         self.connected: dict[str, list[float]] = defaultdict(list)
         self.parted: dict[str, float] = {}
         self.here: list[float] = []
+        self.ended: dict[str, list[float]] = defaultdict(list)
         self.silent: list[float] = []
         self.unstored: set[tuple[str, int]] = set()
         self.agents: dict[str, list[float]] = defaultdict(list)
@@ -213,6 +215,8 @@ class Evidence:
         if args[1] == "gone silent":
             self.silent.append(self._now())
             self._count("silent client")
+        else:
+            self.ended[str(args[0])].append(self._now())
 
     def _agent_started(self, args: tuple[Any, ...]) -> None:
         self.agents[str(args[0])].append(self._now())

@@ -36,11 +36,12 @@ from tests.simulation.drains import Drains
 from tests.simulation.evidence import Evidence
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import JobKnobs, Knobs
+from tests.simulation.machine import JOURNAL
 from tests.simulation.process import Process
 from tests.simulation.records import Records, record_of
-from tests.simulation.replay import differences
+from tests.simulation.replay import adopted, differences
 from tests.simulation.report import Violation
-from tests.simulation.runs import Runs
+from tests.simulation.runs import Death, Runs
 from tests.simulation.services import Master
 from tests.simulation.stalls import Stalls
 from tests.simulation.vms import OVER
@@ -235,7 +236,7 @@ class Judge:
         for job in [job for job, client in self._client_of.items() if client is process]:
             del self._client_of[job]
             if not self.jobs[job].detach:
-                self.runs.abandoned[job] = self.now
+                self.runs.abandoned[job] = Death(self.now, process.host.name, process.pid)
                 self.orphans[job] = process.host.name
 
     def bound(self, begun: float, job: JobKnobs, process: Process) -> float:
@@ -438,18 +439,27 @@ class Judge:
     def deserted(self) -> dict[str, str]:
         """Workers of ``create`` mode whose client died before it could tell a master of them.
 
+        A master that was told lets them go with their job, unless ``auto_dismantle`` is off:
+        then they stay, whether they have come up yet or not.
+
         Returns:
             The laptop of that client, by the worker's id.
         """
         found = {}
+        stay = set() if self.knobs.auto else self._adopted()
         for vm in self.world.cloud.up():
             job = vm.born.get(Tag.JOB, "")
             evidence = self.evidence
             open_ = job in evidence.opened and job not in evidence.over
             known = evidence.connected[vm.id] or evidence.lost[vm.id] or evidence.left[vm.id]
-            if job in self.orphans and not open_ and not known:
+            if job in self.orphans and not open_ and not known and vm.id not in stay:
                 found[vm.id] = self.orphans[job]
         return found
+
+    def _adopted(self) -> set[str]:
+        """The instances that masters were told of, whether these are up or not."""
+        disks = [machine.disk for machine in self.world.machines.values()]
+        return {name for disk in disks for name in adopted(disk / JOURNAL)}
 
     def sizes(self) -> Counter[str]:
         """Counts for the summary."""

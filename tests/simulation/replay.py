@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dayfly.master import events as e
@@ -24,10 +25,31 @@ def differences(hub: Hub) -> list[str] | None:
     """What would be another after a restart here and now; ``None`` in the midst of a turn."""
     if hub._flushing:
         return None
+    with _copied(hub.books.journal._path) as journal:
+        jobs, instances = journal.load()
+        return [
+            *_jobs(hub, jobs),
+            *(line for job in jobs for line in _deliveries(hub, job, journal)),
+            *_rows(hub, journal),
+            *_instances(hub, instances),
+        ]
+
+
+def adopted(path: Path) -> set[str]:
+    """The instances that a master was told of, by its journal, if it has one."""
+    if not path.exists():
+        return set()
+    with _copied(path) as journal:
+        return {kept.instance.id for kept in journal.load()[1]}
+
+
+@contextmanager
+def _copied(path: Path) -> Iterator[Journal]:
+    """A copy of what is committed of a journal."""
     place = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="dayfly-replay-", dir=place) as folder:
         copy = Path(folder) / "journal.sqlite"
-        source, target = sqlite3.connect(hub.books.journal._path), sqlite3.connect(copy)
+        source, target = sqlite3.connect(path), sqlite3.connect(copy)
         try:
             source.backup(target)
         finally:
@@ -35,13 +57,7 @@ def differences(hub: Hub) -> list[str] | None:
             target.close()
         journal = Journal(copy)
         try:
-            jobs, instances = journal.load()
-            return [
-                *_jobs(hub, jobs),
-                *(line for job in jobs for line in _deliveries(hub, job, journal)),
-                *_rows(hub, journal),
-                *_instances(hub, instances),
-            ]
+            yield journal
         finally:
             journal.close()
 

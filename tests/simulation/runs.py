@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dayfly.master.scheduler import CLIENT_GRACE, RETURN_GRACE
 from tests.simulation.evidence import Evidence
@@ -24,6 +25,19 @@ from tests.simulation.world import Execution
 
 #: Seconds that a master needs to act on what it has decided.
 LEISURE = 15.0
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a client's process: when, on which host, and its id there."""
+
+    at: float
+    host: str
+    pid: int
+
+    def of(self, client: str) -> bool:
+        """Whether it is that of the client which a master calls so."""
+        return client.endswith(f"@{self.host} {self.pid}")
 
 
 class Runs:
@@ -38,7 +52,7 @@ class Runs:
 
     Attributes:
         live: Runs that have begun; whoever looks takes out what has ended.
-        abandoned: When the last client of a job died, for jobs that are not detached.
+        abandoned: How the last client of a job died, for jobs that are not detached.
     """
 
     def __init__(
@@ -62,7 +76,7 @@ class Runs:
         self.live: list[Execution] = []
         self._seen = 0
         self._of_call: dict[tuple[str, int], list[Execution]] = defaultdict(list)
-        self.abandoned: dict[str, float] = {}
+        self.abandoned: dict[str, Death] = {}
         evidence.on_left.append(self._left)
 
     def check(self) -> None:
@@ -134,20 +148,38 @@ class Runs:
         return any(served - 0.001 <= at <= until for at in self._evidence.connected[worker])
 
     def _awaited(self, run: Execution) -> None:
+        """No call begins once a master that could know and be heard has had its grace."""
         evidence = self._evidence
-        last = self.abandoned[run.job]
+        death = self.abandoned[run.job]
         # For all that its master can know it may be asleep: the timers bound the job.
-        silent = any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent)
-        restored = evidence.restored.get(run.job, 0.0)
-        came_back = any(restored < at <= last for at in evidence.here)
-        if silent or (restored and not came_back):
+        if any(at >= evidence.opened.get(run.job, 0.0) for at in evidence.silent):
             return
-        if run.started > last + CLIENT_GRACE + LEISURE + self._slack():
+        restored = evidence.restored.get(run.job, 0.0)
+        if restored > death.at:
+            known = self._told(death, restored)
+        else:
+            known = not restored or any(restored < at <= death.at for at in evidence.here)
+        connected = max(evidence.connected[run.instance], default=0.0)
+        # A worker without a master cannot be told, and goes on with what it holds.
+        cut_off = evidence.parted.get(run.instance, 0.0) >= connected
+        if not known or cut_off:
+            return
+        # A master that is started again knows of the death, and gives the grace anew.
+        by = max(max(death.at, restored) + CLIENT_GRACE, connected)
+        if run.started > by + LEISURE + self._slack():
             self._violated(
                 "nobody pays for a job that nobody awaits",
-                f"call {run.index} of {run.job} begins {run.started - last:.1f} s after the last"
-                " client of the job has died",
+                f"call {run.index} of {run.job} begins {run.started - death.at:.1f} s after the"
+                " last client of the job has died",
             )
+
+    def _told(self, death: Death, by: float) -> bool:
+        """Whether a master heard of a client's end, and has it on its disk since."""
+        ends = self._evidence.ended.items()
+        heard = [at for name, times in ends if death.of(name) for at in times]
+        return any(death.at <= at < by for at in heard) and not any(
+            death.at <= at for at in self._torn
+        )
 
     def _left(self, worker: str, why: str) -> None:
         if why != "soft":

@@ -213,3 +213,27 @@ def test_a_detached_job_that_is_given_up_while_its_master_is_cut_off_is_stopped_
 
     with World(1, Calm()) as world:
         world.run(story(world))
+
+
+# -- changing its mind --
+
+
+def test_a_job_that_is_cancelled_while_its_master_boots_ends_at_once() -> None:
+    async def story(world: World) -> None:
+        async def program(process: Process) -> float:
+            async with executor(world, process) as running:
+                job = running.map(operator.neg, range(20))
+                await asyncio.sleep(20.0)
+                assert not world.executions
+                cancelled = asyncio.get_running_loop().time()
+                job.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await job
+                return asyncio.get_running_loop().time() - cancelled
+
+        assert await world.client(program).ended < 1.0
+        await asyncio.sleep(LONG)
+        assert not world.executions
+
+    with World(1, Calm()) as world:
+        world.run(story(world))

@@ -214,6 +214,27 @@ async def test_jobs_whose_master_is_out_of_reach_may_go_on_and_detached_ones_do(
     await talk.conversation.aclose()
 
 
+async def test_a_job_begun_just_as_the_master_goes_is_submitted_before_it_is_followed() -> None:
+    talk = Talk()
+    job = spec("j-1")
+    channel = talk.channels["j-1"] = Channel(cast("Any", talk), JobRequest(spec=job, function=b""))
+    adopt = m.Adopt(instances=[], policy=job.policy)
+    await talk.conversation.tell(channel, adopt, remember=True)  # the workers are quicker
+    talk.ascents[0].door.words.put_nowait(None)
+    while len(talk.ascents) < 2:
+        await asyncio.sleep(0)
+    submit = m.Submit(spec=job, function=m.Payload(data=b""))
+    await talk.conversation.tell(channel, submit, remember=True)
+    # A master that is asked for a job before it is told of it refuses, and the job would fail.
+    assert talk.ascents[1].door.heard == [adopt, submit]
+    talk.ascents[1].door.words.put_nowait(None)
+    while len(talk.ascents) < 3:
+        await asyncio.sleep(0)
+    await talk.conversation.ascent()
+    assert talk.ascents[2].door.heard == [adopt, submit, m.Follow(job="j-1")]
+    await talk.conversation.aclose()
+
+
 async def test_what_comes_of_a_job_that_was_left_is_not_kept_here() -> None:
     talk = Talk()
     channel = await talk.begin("j-1", detach=True)

@@ -60,8 +60,7 @@ class Channel:
         last: Number of the last delivery that came, of those of ``journal``.
         journal: What numbers them.
         attached: Whether another client began the job.
-        submitted: Whether the master has been told of it, or is just being told.
-        withdrawn: Calls that were cancelled before that.
+        withdrawn: Calls that were cancelled before it was submitted.
         cancelled: Whether the whole job is to stop.
         supply: Its workers, once it is known how many it needs.
         launching: Whether a launch for it is under way.
@@ -80,7 +79,6 @@ class Channel:
         self.last = 0
         self.journal = ""
         self._came = bytearray()
-        self.submitted = attached
         self.withdrawn: list[int] = []
         self.cancelled = False
         self._over = asyncio.Event()
@@ -137,6 +135,11 @@ class Channel:
             await self._teller.tell(self, m.Cancel(job=self.id, indices=indices), remember=True)
         else:
             self.withdrawn += indices
+
+    @property
+    def submitted(self) -> bool:
+        """Whether the master is told of the job itself, and not of its workers alone."""
+        return self.attached or any(isinstance(word, m.Submit) for word in self.said)
 
     @property
     def entrusted(self) -> bool:
@@ -367,6 +370,8 @@ class Conversation:
             channel.talks_to(ascent.door.journal)
             for message in channel.said:
                 await ascent.door.send(message)
+            if not channel.submitted:
+                continue  # its workers were quicker; it is submitted, and so followed, after this
             await ascent.door.send(m.Follow(job=channel.id, after=channel.last))
             if channel.cancelled:
                 await ascent.door.send(m.Cancel(job=channel.id))

@@ -61,6 +61,8 @@ class MasterSession:
     def _forget_unsaid(self, channel: Channel, _: object) -> None:
         if channel.cancelled and not channel.submitted:
             self._channels.pop(channel.id, None)
+            if self._made:
+                self._made.staffing.dismiss(channel)
 
     async def tell(
         self, channel: Channel, message: m.FromClient, *, remember: bool = False
@@ -184,7 +186,6 @@ class MasterSession:
         key = await self._store_modules(request) if request.modules else ""
         function = await send_payload(storage, keys.function(channel.id), request.function)
         submit = m.Submit(spec=request.spec, function=function, modules=key)
-        channel.submitted = True
         await self.tell(channel, submit, remember=True)
         if channel.withdrawn:
             await channel.cancel(channel.withdrawn)

@@ -300,9 +300,26 @@ class Staffing:
             return  # a user's own VM is not re-tagged
         if self._lookout.watch(channel, instances):
             self._host.spawn(self._look_out(), "dayfly lookout")
+        if supplied.tokens and not await self._heard(channel):
+            return  # the job has ended here, and its launches are for whoever comes next
         for token in supplied.tokens:
             await self._cluster.launches.settled(token)
         await self._cluster.keep(instances)
+
+    async def _heard(self, channel: Channel) -> bool:
+        """Wait until the master has heard of the workers, for as long as their job is open.
+
+        What is sent to a VM that has just gone down is said again in time, if we live as long.
+        """
+        while True:
+            with suppress(errors.DayflyError):  # whoever mends the conversation ends the job
+                ascent = await self._conversation.ascent()
+                with suppress(errors.JobError):  # not submitted yet: an answer as well
+                    await ascent.door.describe(channel.id)
+                return True
+            if channel.ended:
+                return False
+            await self._parts.clock.sleep(PAUSE)
 
     async def _give_back(self, channel: Channel, instances: list[Instance]) -> None:
         """End what was just launched for a job, and no master is there to look after."""

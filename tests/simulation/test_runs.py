@@ -1,0 +1,84 @@
+"""For whom calls may run: what the campaign accuses a master of, and what it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from dayfly.master.scheduler import CLIENT_GRACE
+from tests.simulation.evidence import Evidence
+from tests.simulation.runner import Execution
+from tests.simulation.runs import LEISURE, Death, Runs
+
+JOB, WORKER = "j-1", "i-1"
+DIED = 100.0
+LATE = DIED + CLIENT_GRACE + LEISURE + 5.0
+
+
+class Story:
+    """A job whose client has died at :data:`DIED`, under a master that heard it."""
+
+    def __init__(self) -> None:
+        self.executions: list[Execution] = []
+        self.torn: list[float] = []
+        self.violations: list[str] = []
+        self.evidence = Evidence(lambda: 0.0, lambda text: None)
+        self.evidence.opened[JOB] = 10.0
+        self.evidence.here.append(10.0)
+        self.evidence.connected[WORKER].append(20.0)
+        self.evidence.ended["alice@laptop 101"].append(DIED)
+        self.runs = Runs(
+            self.executions,
+            self.evidence,
+            torn=self.torn,
+            retries=lambda job: 0,
+            timeout=lambda job: None,
+            slack=lambda: 0.0,
+            violated=lambda promise, what: self.violations.append(promise),
+        )
+        self.runs.abandoned[JOB] = Death(DIED, "laptop", 101)
+
+    def restarted(self, gone: float, back: float) -> None:
+        """The master's VM goes, and is back with its journal."""
+        self.evidence.parted[WORKER] = gone + 10.0
+        self.evidence.restored[JOB] = back
+        self.evidence.connected[WORKER].append(back + 1.0)
+
+    def accused(self, began: float) -> bool:
+        """Whether a call that begins then is one too many."""
+        self.executions.append(Execution(JOB, len(self.executions), WORKER, began))
+        self.runs.check()
+        return bool(self.violations)
+
+
+def test_a_call_that_begins_after_the_grace_is_paid_for_by_nobody() -> None:
+    story = Story()
+    assert not story.accused(DIED + CLIENT_GRACE)
+    assert story.accused(LATE)
+
+
+def test_a_worker_whose_master_is_gone_goes_on_with_what_it_holds_though_the_client_has_died() -> (
+    None
+):
+    story = Story()
+    story.evidence.parted[WORKER] = DIED + 45.0
+    assert not story.accused(LATE)
+
+
+def test_a_master_that_heard_of_the_end_of_a_client_gives_the_grace_anew_when_it_is_back() -> None:
+    story = Story()
+    story.restarted(gone=DIED + 30.0, back=DIED + 130.0)
+    assert not story.accused(DIED + 130.0 + CLIENT_GRACE)
+    assert story.accused(DIED + 130.0 + CLIENT_GRACE + LEISURE + 1.0)
+
+
+@pytest.mark.parametrize("forgot", ["was down", "lost the newest part of its journal"])
+def test_a_master_that_cannot_know_of_the_end_of_a_client_leaves_the_job_to_the_timers(
+    forgot: str,
+) -> None:
+    story = Story()
+    if forgot == "was down":
+        story.evidence.ended.clear()
+    else:
+        story.torn.append(DIED + 30.0)
+    story.restarted(gone=DIED + 30.0, back=DIED + 130.0)
+    assert not story.accused(DIED + 1000.0)
