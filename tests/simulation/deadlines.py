@@ -5,7 +5,8 @@ for ``hard`` after it booted or after any job was submitted, began, or was read 
 In a story without faults both may be up for ``soft`` after the last job was over. A worker that
 is first heard of later has as long from then on; the master stays, for ``start_timeout`` at the
 most, until it has heard of every worker, or told it to go. A worker of ``create`` mode may be up
-for a minute after its job, or after it answered, if that was later.
+for a minute after its job, or after it answered, if that was later: it goes by its job's end, and
+not by its soft timer.
 
 The slack (:func:`slack`) is what the product's own layers need at the most:
 
@@ -76,6 +77,7 @@ class Deadlines:
         self._told: set[str] = set()
         cloud.on_change(self._changed)
         evidence.on_over.append(self._over)
+        evidence.on_left.append(self._left)
 
     def _changed(self, vm: str, _: InstanceState | None, new: InstanceState) -> None:
         if new in UP:
@@ -87,6 +89,15 @@ class Deadlines:
 
     def _over(self, _: str) -> None:
         self._next = min(self._next, self._cloud.now + self._knobs.soft)
+
+    def _left(self, worker: str, why: str) -> None:
+        """Where nothing fails, the end of its job is what a worker of ``create`` mode goes by."""
+        job = self._cloud.vms[worker].born.get(Tag.JOB)
+        if why == "soft" and job in self._evidence.over and not self._knobs.faults:
+            self._violated(
+                "a worker of create mode goes with its job",
+                f"{worker} was left to its soft timer, and {job} is over",
+            )
 
     def check(self, now: float) -> None:
         """To be called after every step; most often it looks at one number."""

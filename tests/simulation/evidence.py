@@ -64,6 +64,7 @@ class Evidence:
         agents: When each worker's agent was started.
         asked: Workers that masters asked clients for, by job.
         on_agent: Called with each worker whose agent is started.
+        on_connected: Called with each worker whose agent reaches a master, before it says a word.
         on_left: Called with each worker that is retired, and the reason.
         on_over: Called with each job that ends.
     """
@@ -90,6 +91,7 @@ class Evidence:
         self.agents: dict[str, list[float]] = defaultdict(list)
         self.asked: Counter[str] = Counter()
         self.on_agent: list[Callable[[str], None]] = []
+        self.on_connected: list[Callable[[str], None]] = []
         self.on_left: list[Callable[[str, str], None]] = []
         self.on_over: list[Callable[[str], None]] = []
         self._heard: dict[str, Callable[[tuple[Any, ...]], None]] = {
@@ -202,6 +204,8 @@ class Evidence:
     def _connected(self, _: tuple[Any, ...]) -> None:
         if process := current():
             self.connected[process.host.name].append(self._now())
+            for listener in self.on_connected:
+                listener(process.host.name)
 
     def _refused(self, _: tuple[Any, ...]) -> None:
         if (process := current()) and (calls := self.connected[process.host.name]):

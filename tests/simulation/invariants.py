@@ -10,24 +10,22 @@
 * A result is kept until storage has it: :mod:`.records`.
 * A worker that the cloud takes back takes no more calls: :mod:`.drains`.
 * What users are given is right, and each outcome comes once: :mod:`.expectations`.
-* ``aclose`` and ``clean`` leave nothing that the mode does not promise to keep; nobody's exception
-  goes unheard; no service crashes: here.
+* Timers, ``clean`` and later clients leave nothing that the mode does not promise to keep:
+  :mod:`.remains`.
+* Leaving does not fail; nobody's exception goes unheard; no service crashes: here.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from dayfly import errors
 from dayfly.client.job import Job
-from dayfly.cloud.base import Resource
 from dayfly.master.hub import Hub
 from dayfly.model import UP, ExecMode, Tag
-from dayfly.model import InstanceState as S
-from dayfly.storage import keys
 from tests.simulation.awaits import Awaits
 from tests.simulation.bills import Bills
 from tests.simulation.births import Births
@@ -36,10 +34,10 @@ from tests.simulation.drains import Drains
 from tests.simulation.evidence import Evidence
 from tests.simulation.faults import Faults
 from tests.simulation.knobs import JobKnobs, Knobs
-from tests.simulation.machine import JOURNAL
 from tests.simulation.process import Process
 from tests.simulation.records import Records, record_of
-from tests.simulation.replay import adopted, differences
+from tests.simulation.remains import Remains
+from tests.simulation.replay import differences
 from tests.simulation.report import Violation
 from tests.simulation.runs import Death, Runs
 from tests.simulation.services import Master
@@ -74,6 +72,7 @@ class Judge:
         orphans: Jobs whose client died at some time, and on which laptop.
         attached: Jobs that another process attached to than the one that began them.
         begins: When the next jobs of programs will begin.
+        on_begins: Called with the moment at which a job will begin, and when it does.
         on_left_alone: Called when a job was left to its master.
         entrusted: When jobs were left to their master, to go on there, by their id.
         disowned: Jobs that were left, and of which leaving said that they may not go on.
@@ -99,6 +98,7 @@ class Judge:
         self.disowned: set[str] = set()
         self.attached: set[str] = set()
         self.begins: list[float] = []
+        self.on_begins: list[Callable[[float], None]] = []
         self.on_left_alone: list[Callable[[], None]] = []
         self.replays = 0
         consumed = {}
@@ -156,6 +156,7 @@ class Judge:
             slack=self._drain_slack,
             violated=self.violated,
         )
+        self.remains = Remains(world, knobs, evidence, orphans=self.orphans, violated=self.violated)
         self.births = Births(world.cloud, evidence, most=knobs.vms, violated=self.violated)
         evidence.on_over.append(self._over)
 
@@ -183,6 +184,16 @@ class Judge:
 
     # -- what clients tell --
 
+    def begins_in(self, seconds: float) -> None:
+        """A program's next job, or all that it has, will begin then."""
+        self.begins.append(self.now + seconds)
+        if seconds:
+            self._begins(self.now + seconds)
+
+    def _begins(self, at: float) -> None:
+        for listener in self.on_begins:
+            listener(at)
+
     def begin(self, job: str, knobs: JobKnobs, process: Process) -> None:
         """A job has begun, or is attached to."""
         self.jobs[job] = knobs
@@ -192,6 +203,7 @@ class Judge:
         self.runs.abandoned.pop(job, None)
         self._client_of[job] = process
         self._attached[job] = self.now
+        self._begins(self.now)
 
     def end(self, job: str) -> None:
         """A job has ended for its client."""
@@ -354,56 +366,6 @@ class Judge:
 
     # -- ends --
 
-    def timers_have_fired(self, up: Sequence[str]) -> None:
-        """Nothing should be up any more, but what has never booted; no worker keeps its disk."""
-        left = [name for name in up if self.world.booted_at(name) is not None]
-        if left:
-            self.violated("nothing is up once all timers have fired", f"up: {', '.join(left)}")
-        workers = [v for v in self.world.cloud.vms.values() if v.born.get(Tag.ROLE) == "worker"]
-        kept = [vm.id for vm in workers if vm.state in (S.STOPPING, S.STOPPED)]
-        if kept and self.knobs.delete:
-            self.violated("nothing is left once all timers have fired", f"stopped: {kept}")
-
-    def swept(self, late: Sequence[str], since: float, what: str) -> None:
-        """A later client has come and gone: it should have ended these workers' lives.
-
-        Args:
-            late: Which ones.
-            since: When it came; it may have started them anew, which is another life.
-            what: Which ones, in words.
-        """
-        vms = [self.world.cloud.vms[name] for name in late]
-        left = [
-            vm.id
-            for vm in vms
-            if vm.state in UP
-            and vm.born.get(Tag.ROLE) == "worker"
-            and not any(moment.at > since for moment in vm.history)
-        ]
-        if left:
-            self.violated(f"a later client ends {what}", f"up: {', '.join(left)}")
-
-    def cleaned(self, left: list[Resource], *, everything: bool) -> None:
-        """``clean`` has returned: what the truth says of that."""
-        promise = "clean leaves nothing behind"
-        vms = [vm for vm in self.world.cloud.vms.values() if vm.token and vm.state not in OVER]
-        if not everything:
-            vms = [vm for vm in vms if vm.born.get(Tag.ROLE) == "worker"]
-        if vms:
-            self.violated(promise, f"VMs: {[f'{vm.id} is {vm.state}' for vm in vms]}")
-        if left and everything:
-            self.violated(promise, f"it lists {left[:3]}")
-        prefixes = (
-            ("",) if everything else [each.removeprefix(keys.ROOT) for each in keys.TEMPORARY]
-        )
-        found = [
-            key
-            for key in self.world.storage.objects
-            if any(key.partition("/")[2].partition("/")[2].startswith(each) for each in prefixes)
-        ]
-        if found:
-            self.violated(promise, f"objects: {sorted(found)[:5]}")
-
     def left_by(self, error: BaseException) -> None:
         """A program ended by an error that no reader was told: of its leaving."""
         if not self.knobs.faults:
@@ -435,31 +397,6 @@ class Judge:
                     f"{name}, {at:.1f} s",
                 )
         return len(fired)
-
-    def deserted(self) -> dict[str, str]:
-        """Workers of ``create`` mode whose client died before it could tell a master of them.
-
-        A master that was told lets them go with their job, unless ``auto_dismantle`` is off:
-        then they stay, whether they have come up yet or not.
-
-        Returns:
-            The laptop of that client, by the worker's id.
-        """
-        found = {}
-        stay = set() if self.knobs.auto else self._adopted()
-        for vm in self.world.cloud.up():
-            job = vm.born.get(Tag.JOB, "")
-            evidence = self.evidence
-            open_ = job in evidence.opened and job not in evidence.over
-            known = evidence.connected[vm.id] or evidence.lost[vm.id] or evidence.left[vm.id]
-            if job in self.orphans and not open_ and not known and vm.id not in stay:
-                found[vm.id] = self.orphans[job]
-        return found
-
-    def _adopted(self) -> set[str]:
-        """The instances that masters were told of, whether these are up or not."""
-        disks = [machine.disk for machine in self.world.machines.values()]
-        return {name for disk in disks for name in adopted(disk / JOURNAL)}
 
     def sizes(self) -> Counter[str]:
         """Counts for the summary."""

@@ -14,18 +14,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from tests.simulation.plants import PLANTS, Plant
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
+#: Characters of a cell of the summary.
+WIDEST = 100
 VIOLATION = re.compile(r"^violation: seed (\d+): (.*)$", re.MULTILINE)
 
 
@@ -95,19 +96,19 @@ def run(source: Path, *, first: int, seeds: int, jobs: int) -> subprocess.Comple
 
 
 def show(results: Sequence[Result]) -> None:
-    """Print the table."""
-    table = Table(title=f"{len(results)} planted faults")
-    for column in ("planted", "promise", "seen at seed", "by", "seconds"):
-        table.add_column(column)
+    """Print one line for each fault: a log file wraps no lines."""
+    names = max((len(result.plant.name) for result in results), default=0)
+    print(f"\n{len(results)} planted faults")
+    print(f"{'seen at':>8}  {'seconds':>7}  {'planted':<{names}}  by")
     for result in results:
-        table.add_row(
-            result.plant.name,
-            result.plant.promise,
-            result.seed or "[red]never[/red]",
-            result.shown,
-            f"{result.seconds:.1f}",
-        )
-    Console(width=160).print(table)
+        seen = result.seed or "never"
+        print(f"{seen:>8}  {result.seconds:7.1f}  {result.plant.name:<{names}}  {brief(result)}")
+
+
+def brief(result: Result) -> str:
+    """The promise that was seen broken, without its evidence; or why nothing was seen."""
+    text = result.shown.partition(": ")[0] if result.seed else result.shown
+    return textwrap.shorten(text, WIDEST, placeholder=" ...")
 
 
 def main() -> int:

@@ -347,6 +347,11 @@ PLANTS = (
                 good="                    await asyncio.wait(under_way)\n",
                 bad="                    break\n",
             ),
+            Edit(
+                module="master/fleet.py",
+                good='        self.dismiss(Pool(ExecMode.CREATE, job=job), "the job that',
+                bad='        self.waiting((), 0), ("the job that',
+            ),
         ),
     ),
     Plant(

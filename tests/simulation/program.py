@@ -136,7 +136,7 @@ class Program:
             job = self._script.jobs[0]
             self._script.attempts += 1
             if self._script.attempts == 1:
-                self._judge.begins.append(self._judge.now + job.after)
+                self._judge.begins_in(job.after)
                 await asyncio.sleep(job.after)
             await self._job(executor, job)
             self._script.jobs.pop(0)

@@ -147,7 +147,7 @@ class Story:
     # -- the end --
 
     async def _ending(self) -> None:
-        if deserted := self._judge.deserted():
+        if deserted := self._judge.remains.deserted():
             await self._deserted(deserted)
         if self._knobs.ending == "timers":
             await self._until_timers_have_fired()
@@ -165,7 +165,7 @@ class Story:
         until = self._judge.now + bound
         while self._up() and self._judge.now < until:
             await asyncio.sleep(30.0)
-        self._judge.timers_have_fired(self._up())
+        self._judge.remains.timers_have_fired(self._up())
         if self._up():
             await self._until_swept()
 
@@ -176,7 +176,7 @@ class Story:
             mine = [name for name, where in deserted.items() if where == laptop]
             since = self._judge.now
             await self._later_client(laptop)
-            self._judge.swept(mine, since, "what a killed client has launched")
+            self._judge.remains.swept(mine, since, "what a killed client has launched")
 
     async def _until_swept(self) -> None:
         """What has never booted is past its expiry by now: any client's start sweeps it."""
@@ -184,7 +184,7 @@ class Story:
         late = self._up()
         since = self._judge.now
         await self._later_client("laptop")
-        self._judge.swept(late, since, "what is past its expiry")
+        self._judge.remains.swept(late, since, "what is past its expiry")
         await asyncio.sleep(self._knobs.hard + 2 * self._judge.deadlines.slack + 600.0)
 
     async def _later_client(self, laptop: str) -> None:
@@ -214,7 +214,7 @@ class Story:
                     left = await self._clean_patiently(parts, everything=everything)
             finally:
                 await parts.aclose()
-            judge.cleaned(list(left), everything=everything)
+            judge.remains.cleaned(list(left), everything=everything)
 
         self._judge.cleaning = True
         client = self._world.client(program, name="clean")

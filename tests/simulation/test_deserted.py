@@ -91,11 +91,11 @@ def test_without_timers_a_worker_that_boots_for_minutes_stays_with_the_master_th
         await until(world, lambda: judge.evidence.over)
         assert len(workers_up(world)) == 3
         assert len([name for name in workers_up(world) if judge.evidence.connected[name]]) == 2
-        assert not judge.deserted(), "nothing that a next client should end"
+        assert not judge.remains.deserted(), "nothing that a next client should end"
         master = world.master()
         assert master is not None
         assert world.cloud.crash(master.id)
-        assert not judge.deserted(), "what is on the disk of a master that is down is known too"
+        assert not judge.remains.deserted(), "what is on the disk of a master that is down is known too"
 
     with judged(auto=False) as (world, judge):
         world.run(story(world, judge))
@@ -105,12 +105,12 @@ def test_without_timers_a_worker_that_boots_for_minutes_stays_with_the_master_th
 def test_workers_of_which_a_killed_client_told_no_master_are_ended_by_the_next(auto: bool) -> None:
     async def story(world: World, judge: Judge) -> None:
         await killed_once(lambda: len(workers_up(world)) == 3, world, judge)
-        deserted = judge.deserted()
+        deserted = judge.remains.deserted()
         assert list(deserted) == workers_up(world)
         await asyncio.sleep(30.0)
         since = judge.now
         await next_client(world, judge)
-        judge.swept(list(deserted), since, "what a killed client has launched")
+        judge.remains.swept(list(deserted), since, "what a killed client has launched")
         assert not judge.violations
 
     with judged(auto=auto) as (world, judge):
@@ -126,9 +126,9 @@ def test_a_next_client_that_does_not_end_them_is_found_out(
 
     async def story(world: World, judge: Judge) -> None:
         await killed_once(lambda: len(workers_up(world)) == 3, world, judge)
-        deserted, since = judge.deserted(), judge.now
+        deserted, since = judge.remains.deserted(), judge.now
         await next_client(world, judge)
-        judge.swept(list(deserted), since, "what a killed client has launched")
+        judge.remains.swept(list(deserted), since, "what a killed client has launched")
         (violation,) = judge.violations
         assert "a later client ends what a killed client has launched" in str(violation)
 
@@ -170,7 +170,7 @@ def test_workers_that_were_told_to_a_master_just_as_it_went_down_are_ended_by_th
         await asyncio.sleep(30.0)
         since = judge.now
         await next_client(world, judge)
-        judge.swept([late], since, "what a killed client has launched")
+        judge.remains.swept([late], since, "what a killed client has launched")
         assert not judge.violations
 
     with judged(auto=False) as (world, judge):

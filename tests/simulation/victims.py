@@ -34,6 +34,11 @@ RACING = {
 #: Seconds after a job was left to its master at which that master's VM may be stopped, and the
 #: share of jobs at which one is.
 LEFT, BETRAYED = (0.01, 20.0), 0.5
+#: Seconds before and after a job's beginning at which connections of workers may break, the share
+#: of these moments at which they do, and seconds for which those workers are not heard then.
+SOON, JUST, TORN, UNHEARD = (0.0, 2.0), (0.001, 1.0), 0.7, (0.2, 6.0)
+#: What that is drawn from: connections that break at any time keep their own stream.
+BEGINNING = "connection reset at a job's beginning"
 #: The share of broken connections that break again and again.
 FLAPPING = 0.5
 #: Seconds by which a wall clock is stepped.
@@ -64,7 +69,11 @@ class Everyone:
             "clock step": self._step,
         }
         judge.evidence.on_agent.append(self._agent_started)
+        judge.evidence.on_connected.append(self._worker_connected)
+        judge.on_begins.append(self._job_begins)
         judge.on_left_alone.append(self._left_alone)
+        #: Workers that nobody will hear at first when they call again.
+        self._unheard: set[str] = set()
         #: What is undone at the latest when everything heals.
         self._undo: dict[int, Callable[[], object]] = {}
 
@@ -260,6 +269,39 @@ class Everyone:
         if times:
             seconds = self._faults.amount(kind, 0.05, 2.0)
             self._world.loop.call_later(seconds, again, context=outside())
+
+    def _job_begins(self, at: float) -> None:
+        """At times workers have called again, and said nothing yet, when a job's calls come."""
+        kind, stream = "connection reset", self._faults.stream(BEGINNING)
+        if not self._faults.rate(kind) or stream.random() > TORN:
+            return
+
+        def cut_off() -> None:
+            workers = self._hosts("worker")
+            if not workers or not self._faults.rate(kind):
+                return
+            chosen = stream.sample(workers, stream.randint(1, len(workers)))
+            struck = [worker.name for worker in chosen if self._cut_off(worker)]
+            self._unheard.update(struck)
+            if struck:
+                self._faults.struck(kind, ", ".join(struck))
+
+        seconds = at - self._judge.now
+        if seconds:
+            seconds = max(0.0, seconds - stream.uniform(*SOON))
+        else:
+            seconds = self._faults.amount(BEGINNING, *JUST)
+        self._world.loop.call_later(seconds, cut_off, context=outside())
+
+    def _worker_connected(self, worker: str) -> None:
+        """What one says that was cut off as a job began is lost at first, and sent again."""
+        if worker not in self._unheard:
+            return
+        self._unheard.discard(worker)
+        masters = self._hosts("master")
+        itself = [host for host in self._hosts("worker") if host.name == worker]
+        if masters and itself and self._faults.rate("connection reset"):
+            self._silence(masters, itself, self._faults.amount(BEGINNING, *UNHEARD))
 
     def _left_alone(self) -> None:
         """At times a master's VM is stopped just after a job was left to it."""
