@@ -213,8 +213,8 @@ PLANTS = (
         edits=(
             Edit(
                 module="client/staffing.py",
-                good="await self._cluster.end_workers_of(channel.id, supply.launched)",
-                bad="pass",
+                good="ended = await self._cluster.end_workers_of(channel.id, supply.launched)",
+                bad="ended: list[str] = []",
             ),
             Edit(
                 module="master/fleet.py",

@@ -95,7 +95,8 @@ def test_without_timers_a_worker_that_boots_for_minutes_stays_with_the_master_th
         master = world.master()
         assert master is not None
         assert world.cloud.crash(master.id)
-        assert not judge.remains.deserted(), "what is on the disk of a master that is down is known too"
+        told = judge.remains.deserted()
+        assert not told, "what is on the disk of a master that is down is known too"
 
     with judged(auto=False) as (world, judge):
         world.run(story(world, judge))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dayfly.dismantle import Due
+from dayfly.dismantle import SLACK, Due
 from dayfly.errors import HostKeyError, UnreachableError
 from dayfly.master.events import Pool
 from dayfly.master.fleet import TRIAL, Fleet
@@ -364,6 +364,21 @@ async def test_what_the_cloud_says_of_a_vm_that_ended_tells_whether_a_call_may_h
     assert yard.phases() == {}
 
 
+async def test_a_worker_that_its_client_has_ended_is_waited_for_no_longer(yard: Yard) -> None:
+    yard.installer.hangs = {"w1"}
+    yard.installer.power_off_hangs = True
+    yard.adopt("w1", job="j")
+    await settle()
+    yard.fleet.job_over("j", Pool(ExecMode.CREATE, job="j"))
+    await settle()
+    assert yard.phases() == {"w1": "leaving"}
+    assert yard.fleet.awaits_any  # it still boots, and is to be told to go
+    yard.fleet.ended("w1", "its client has ended it (Client.UserInitiatedShutdown)")
+    await settle()
+    assert yard.phases() == {}
+    assert not yard.fleet.awaits_any
+
+
 async def test_the_fleet_tells_who_would_be_left_to_its_hard_timer(yard: Yard) -> None:
     yard.installer.hangs = {"w1"}
     yard.adopt("w1")
@@ -388,6 +403,25 @@ async def test_the_fleet_tells_who_would_be_left_to_its_hard_timer(yard: Yard) -
     await yard.up("m0")
     yard.link("w3")
     yard.fleet.link_closed("w3")
+
+
+async def test_a_worker_lost_before_it_asked_for_work_is_waited_for_again_when_it_is_back(
+    yard: Yard,
+) -> None:
+    yard.installer.power_off_hangs = True
+    yard.adopt("w1")
+    await settle()
+    yard.link("w1")
+    yard.fleet.link_closed("w1")  # its agent heard no answer
+    await yard.clock.advance(6)
+    assert yard.phases() == {"w1": "lost"}
+    assert yard.link("w1")
+    await settle()
+    assert yard.fleet.awaits_any  # it has not been told yet that its job is over
+    assert yard.installer.installed == ["w1"]  # once
+    yard.fleet.asked_for_work("w1", spare=True)
+    assert not yard.fleet.awaits_any
+    assert yard.deadline("w1") == POLICY.soft + SLACK
 
 
 async def test_a_worker_that_goes_by_its_own_timer_is_not_waited_for(yard: Yard) -> None:

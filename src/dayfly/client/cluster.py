@@ -181,18 +181,23 @@ class Cluster:
         else:
             await self._parts.cloud.stop(ids)
 
-    async def end_workers_of(self, job: str, known: Collection[str]) -> None:
+    async def end_workers_of(self, job: str, known: Collection[str]) -> list[str]:
         """End the workers that were made for one job, by whichever client.
 
         Args:
             job: The job.
             known: Those that this client launched, of which no listing may tell yet.
+
+        Returns:
+            Which these were.
         """
         tags: dict[str, str] = {Tag.MANAGED: "true", Tag.JOB: job}
         found = await self._parts.cloud.list(tags=tags, states=ALIVE)
-        if ids := dict.fromkeys([*known, *(instance.id for instance in found)]):
+        ids = list(dict.fromkeys([*known, *(instance.id for instance in found)]))
+        if ids:
             self._listing = None
-            await self._parts.cloud.terminate(list(ids))
+            await self._parts.cloud.terminate(ids)
+        return ids
 
     async def look(self, instance_id: str) -> Instance:
         """One instance as it is now.

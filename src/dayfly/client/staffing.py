@@ -236,9 +236,21 @@ class Staffing:
         if not supply.spec.policy.auto:
             return  # the user's own switch: nothing is stopped automatically
         try:
-            await self._cluster.end_workers_of(channel.id, supply.launched)
+            ended = await self._cluster.end_workers_of(channel.id, supply.launched)
         except errors.CloudError as error:
             log.warning("the workers of %s are left to their timers: %s", channel.id, error)
+        else:
+            await self._tell_ended(ended)
+
+    async def _tell_ended(self, workers: Iterable[str]) -> None:
+        """Tell a master that is up of workers that this client has ended: it waits for none."""
+        if not self._conversation.open:
+            return
+        with suppress(errors.DayflyError):  # the master will find out by itself
+            ascent = await self._conversation.ascent()
+            for worker in workers:
+                reason = "its client has ended it (Client.UserInitiatedShutdown)"
+                await ascent.door.send(m.Ended(instance=worker, reason=reason))
 
     async def bury(self, channel: Channel, lost: m.Notice) -> None:
         """Tell what a worker that never answered has printed, and end it: it costs money."""
@@ -251,6 +263,7 @@ class Staffing:
         except errors.CloudError as error:
             log.warning("the lost worker %s is left to its own deadline: %s", lost.lost, error)
             return
+        await self._tell_ended([lost.lost])
         if tail:
             text = f"{lost.lost} never answered; {tail}"
             channel.emit(m.Notice(level="warning", text=text, job=channel.id))

@@ -194,7 +194,7 @@ class Fleet:
 
     async def _bring_up(self, member: Member) -> None:
         deadline = self._clock.monotonic() + self._start_timeout
-        if not (member.here or member.ready):
+        if not (member.here or member.ready or member.linked.is_set()):
             await self._installer.install(
                 member.instance,
                 member.policy,
@@ -300,8 +300,7 @@ class Fleet:
         if member.phase == "lost":
             log.info("worker %s is back", worker)
             self._stop(member)
-            member.ready, member.dismissed = True, False
-            self._listener.keep(member.kept())
+            member.dismissed = False
             self._begin(member, returning=False)
         member.say = say
         member.unlinked.clear()
@@ -320,7 +319,7 @@ class Fleet:
     def ended(self, worker: str, reason: str) -> None:
         """The cloud tells that an instance has ended."""
         member, taken = self._members.get(worker), any(words in reason for words in TAKEN)
-        if member is not None and member.phase == "lost" and not member.here:
+        if member is not None and member.leaving and not member.here:
             self._stop(member)
             self._listener.worker_gone(worker, innocent=taken)
             self._remove(member)
