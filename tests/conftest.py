@@ -19,6 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+# Where none was ever set, asyncio makes one for whoever asks, as the plugin does before the first
+# asynchronous test of a process; nobody would close that, and a later test would be blamed.
+asyncio.set_event_loop(None)
+
 
 @dataclass(frozen=True)
 class Home:
