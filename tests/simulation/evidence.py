@@ -56,6 +56,7 @@ class Evidence:
         restored: When each job was last recovered from a journal.
         submissions: How often each job was submitted to a master that did not know it.
         connected: When each worker's agent reached a master, by the worker's host.
+        refused: When it reached one that did not let it in.
         parted: When each worker's agent lost its master last.
         here: When clients came to a master.
         ended: When masters heard that clients had ended or hung up, by the client's name.
@@ -83,6 +84,7 @@ class Evidence:
         self.served: list[float] = []
         self.restored: dict[str, float] = {}
         self.connected: dict[str, list[float]] = defaultdict(list)
+        self.refused: dict[str, list[float]] = defaultdict(list)
         self.parted: dict[str, float] = {}
         self.here: list[float] = []
         self.ended: dict[str, list[float]] = defaultdict(list)
@@ -209,7 +211,7 @@ class Evidence:
 
     def _refused(self, _: tuple[Any, ...]) -> None:
         if (process := current()) and (calls := self.connected[process.host.name]):
-            calls.pop()  # it was not let in
+            self.refused[process.host.name].append(calls.pop())
 
     def _parted(self, _: tuple[Any, ...]) -> None:
         if process := current():

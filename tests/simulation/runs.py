@@ -10,7 +10,10 @@ Every run of a call that is not its first must be excused, for each of its earli
   ``scheduler.RETURN_GRACE``;
 * a power cut cost a master the newest part of its journal since, and with it the outcome: the
   worker had let go of that when the master told it that it was kept;
-* the user asked for retries, and the run failed.
+* the user asked for retries, and the run failed;
+* it is by a worker that was given up before the earlier run began, or was not back in time, and
+  that has heard no master since but a new one, which does not know it: it goes on with what it
+  holds.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from tests.simulation.world import Execution
 
 #: Seconds that a master needs to act on what it has decided.
 LEISURE = 15.0
+#: Seconds, beside the network's, until a worker that is heard again does as it is told.
+OBEYED = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,32 @@ class Runs:
             return True
         if any(since < at <= by for at in (*evidence.submissions[run.job], *self._torn)):
             return True
-        return any(
+        return self._went_on(run, before) or any(
             at <= by
             and not self._heard(before.instance, at, since)
             and not self._came_back(before.instance, at)
             for at in evidence.served
+        )
+
+    def _went_on(self, run: Execution, before: Execution) -> bool:
+        """Whether a run is that of a worker without a master, which had the call before others."""
+        evidence, worker = self._evidence, run.instance
+        given_up = [at for at, _ in (*evidence.lost[worker], *evidence.left[worker])]
+        missed = [at for at in evidence.served if not self._came_back(worker, at)]
+        by = run.started - OBEYED - self._slack()
+        return any(
+            at <= before.started
+            and not self._heard(worker, at, by)
+            and not self._turned_away(worker, at, by)
+            for at in (*given_up, *missed)
+        )
+
+    def _turned_away(self, worker: str, after: float, by: float) -> bool:
+        """Whether a worker was refused between two moments by the master that served before."""
+        evidence = self._evidence
+        return any(
+            after < at <= by and not any(after <= served <= at for served in evidence.served)
+            for at in evidence.refused[worker]
         )
 
     def _given_up(self, worker: str, since: float, by: float) -> bool:

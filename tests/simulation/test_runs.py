@@ -7,7 +7,7 @@ import pytest
 from dayfly.master.scheduler import CLIENT_GRACE
 from tests.simulation.evidence import Evidence
 from tests.simulation.runner import Execution
-from tests.simulation.runs import LEISURE, Death, Runs
+from tests.simulation.runs import LEISURE, OBEYED, Death, Runs
 
 JOB, WORKER = "j-1", "i-1"
 DIED = 100.0
@@ -82,3 +82,61 @@ def test_a_master_that_cannot_know_of_the_end_of_a_client_leaves_the_job_to_the_
         story.torn.append(DIED + 30.0)
     story.restarted(gone=DIED + 30.0, back=DIED + 130.0)
     assert not story.accused(DIED + 1000.0)
+
+
+GIVEN_UP, ELSEWHERE = 100.0, 110.0
+
+
+def cut_off() -> Story:
+    """A worker is given up, and a call that it holds runs on another one, from 110 s to 120 s."""
+    story = Story()
+    story.runs.abandoned.clear()
+    story.evidence.lost[WORKER].append((GIVEN_UP, "its connection broke"))
+    story.evidence.connected["i-2"].append(GIVEN_UP + 2.0)
+    story.executions.append(Execution(JOB, 7, "i-2", ELSEWHERE, ended=120.0, how="value"))
+    story.runs.check()
+    return story
+
+
+def runs_it_too(story: Story, began: float) -> bool:
+    """Whether the first worker is accused if it begins that call as well."""
+    story.executions.append(Execution(JOB, 7, WORKER, began))
+    story.runs.check()
+    return bool(story.violations)
+
+
+def test_a_worker_that_is_cut_off_goes_on_with_the_calls_that_were_given_to_others() -> None:
+    assert not runs_it_too(cut_off(), 150.0)
+
+
+def test_a_worker_that_its_master_has_heard_again_runs_no_call_that_others_have_run() -> None:
+    story = cut_off()
+    story.evidence.connected[WORKER].append(140.0)
+    assert runs_it_too(story, 140.0 + OBEYED + 0.1)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["that master", "a new master"])
+def test_a_worker_that_a_master_refuses_goes_on_only_if_that_cannot_know_it(lost: bool) -> None:
+    story = cut_off()
+    if lost:
+        story.evidence.served.append(ELSEWHERE + 5.0)
+    story.evidence.refused[WORKER].append(140.0)
+    assert runs_it_too(story, 150.0) is not lost
+
+
+def test_a_worker_that_was_given_up_after_others_had_run_a_call_had_no_right_to_it() -> None:
+    story = cut_off()
+    story.evidence.lost[WORKER] = [(ELSEWHERE + 1.0, "its connection broke")]
+    assert runs_it_too(story, 150.0)
+
+
+@pytest.mark.parametrize(("back", "accused"), [(103.0, True), (None, False)])
+def test_a_worker_that_did_not_come_back_after_a_restart_of_its_master_goes_on_with_its_calls(
+    back: float | None, accused: bool
+) -> None:
+    story = cut_off()
+    story.evidence.lost.clear()
+    story.evidence.served.append(GIVEN_UP)
+    if back is not None:
+        story.evidence.connected[WORKER].append(back)
+    assert runs_it_too(story, 150.0) is accused

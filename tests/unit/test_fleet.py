@@ -431,6 +431,34 @@ async def test_a_worker_that_goes_by_its_own_timer_is_not_waited_for(yard: Yard)
     assert not yard.fleet.awaits_any
 
 
+async def test_a_worker_that_was_given_up_while_it_was_cut_off_goes_once_it_is_heard_again(
+    yard: Yard,
+) -> None:
+    await yard.up("w1")
+    yard.installer.failures["w1"] = UnreachableError("w1 is silent")
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(6)
+    assert yard.listener.kept["w1"].gone
+    assert yard.link("w1")  # what it has done meanwhile is heard
+    assert yard.powered_off("w1")
+    assert yard.phases() == {}
+    assert yard.listener.coming == [("w1", False)]
+
+
+async def test_a_worker_that_was_given_up_before_the_master_restarted_goes_as_well(
+    yard: Yard,
+) -> None:
+    yard.fleet.adopt(KeptInstance(instance=instance("w1"), policy=POLICY, gone=True))
+    assert yard.link("w1")
+    assert yard.powered_off("w1")
+    yard.said.clear()
+    again = instance("w1", launched_at=1_000_500.0)
+    yard.fleet.adopt(KeptInstance(instance=again, policy=POLICY))
+    await settle()
+    assert yard.link("w1")
+    assert not yard.powered_off("w1")
+
+
 async def test_a_stranger_is_no_worker(yard: Yard) -> None:
     assert not yard.link("w9")
 

@@ -136,6 +136,29 @@ async def test_calls_of_a_worker_that_did_not_come_back_run_on_another(tmp_path:
         await good.leave()
 
 
+async def test_a_worker_that_was_cut_off_for_long_is_told_to_go_and_what_it_has_done_counts(
+    tmp_path: Path,
+) -> None:
+    async with master(tmp_path) as service, service.client() as door:
+        await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
+        cut_off = await service.worker("w1")
+        cut_off.hold = True
+        await cut_off.ready()
+        await submit(door, spec(), 2)
+        await until(lambda: len(cut_off.ran) == 2)
+        service.installer.failures["w1"] = errors.UnreachableError("w1 did not answer SSH")
+        await cut_off.leave()
+        await until(lambda: "w1" not in service.hub.peers.workers)
+        await service.clock.advance(6)
+        assert service.hub.worker_rows()[1:] == []
+        back = await (await service.worker("w1")).ready({"j": [m.Span(0, 2)]})
+        await back.answer("j", cut_off.held["j"])
+        assert (await follow(door)).indices == [0, 1]
+        assert any(isinstance(said, m.PowerOff) for said in back.heard)
+        assert not any(isinstance(said, m.Refused) for said in back.heard)
+        await back.leave()
+
+
 async def test_a_vm_that_never_answers_is_named_and_its_client_is_asked_for_another(
     tmp_path: Path,
 ) -> None:

@@ -290,12 +290,13 @@ class Fleet:
     # -- what happens to it --
 
     def link_opened(self, worker: str, say: Say) -> bool:
-        """A worker's agent is connected; whether it is one of ours."""
+        """A worker's agent is connected; whether it is one of ours, or was."""
         member = self._members.get(worker)
-        if member is None:
+        if member is None and worker not in self._gone:
             return False
-        if member.phase == "leaving":
-            say(m.PowerOff(why="it was told to go before"))
+        if member is None or member.phase == "leaving":
+            log.info("worker %s has called again, and is told to go", worker)
+            say(m.PowerOff(why="it was given up or told to go before"))
             return True
         if member.phase == "lost":
             log.info("worker %s is back", worker)
