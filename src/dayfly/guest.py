@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -182,7 +183,13 @@ async def power_off() -> None:
         )
     except OSError as error:
         raise CommandError("sudo cannot be started", cause=str(error)) from error
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # this service is ended, as the VM goes down already
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
     if process.returncode:
         raise CommandError(
             f"sudo poweroff ended with exit status {process.returncode}",

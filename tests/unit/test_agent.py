@@ -335,6 +335,21 @@ async def test_a_power_off_that_fails_is_told(vm: Path, monkeypatch: pytest.Monk
         await guest.power_off()
 
 
+async def test_a_power_off_that_ends_its_own_service_leaves_no_process(
+    vm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = vm / "sudo"
+    shim.write_text(f"#!/bin/sh\necho $$ >{vm}/asked; exec sleep 60\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{vm}:{os.environ['PATH']}")
+    powering_off = asyncio.create_task(guest.power_off())
+    await until(lambda: (vm / "asked").exists() and (vm / "asked").read_text().endswith("\n"))
+    powering_off.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await powering_off
+    assert not alive(int((vm / "asked").read_text()))
+
+
 class Hurried:
     """A clock on which nobody waits; it keeps how long they would have."""
 
