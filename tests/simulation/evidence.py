@@ -53,6 +53,7 @@ class Evidence:
         left: When each worker was retired, and by which timer.
         draining: Since when each worker drains, of those that somebody still looks at.
         served: When a master's service began to serve.
+        leaving: When a master began to go by one of its timers.
         restored: When each job was last recovered from a journal.
         submissions: How often each job was submitted to a master that did not know it.
         connected: When each worker's agent reached a master, by the worker's host.
@@ -82,6 +83,7 @@ class Evidence:
         self.left: dict[str, list[tuple[float, str]]] = defaultdict(list)
         self.draining: dict[str, float] = {}
         self.served: list[float] = []
+        self.leaving: list[float] = []
         self.restored: dict[str, float] = {}
         self.connected: dict[str, list[float]] = defaultdict(list)
         self.refused: dict[str, list[float]] = defaultdict(list)
@@ -105,7 +107,7 @@ class Evidence:
             "worker %s goes: %s": self._goes,
             "worker %s: %s": self._phase,
             "worker %s is back": lambda _: self._count("worker given up, is back"),
-            "the master goes: its %s timer fired": lambda args: self._count(f"{args[0]} master"),
+            "the master goes: its %s timer fired": self._master_goes,
             "serving at %s:%d": self._serving,
             "sweeping workers past their expiry: %s": lambda _: self._count("sweep"),
             "stopping VMs past their expiry: %s": lambda _: self._count("sweep"),
@@ -198,6 +200,10 @@ class Evidence:
             self._count("end of create")
         for listener in self.on_left:
             listener(worker, why)
+
+    def _master_goes(self, args: tuple[Any, ...]) -> None:
+        self.leaving.append(self._now())
+        self._count(f"{args[0]} master")
 
     def _phase(self, args: tuple[Any, ...]) -> None:
         if args[1] == "draining":

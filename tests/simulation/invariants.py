@@ -251,20 +251,22 @@ class Judge:
                 self.runs.abandoned[job] = Death(self.now, process.host.name, process.pid)
                 self.orphans[job] = process.host.name
 
-    def bound(self, begun: float, job: JobKnobs, process: Process) -> float:
+    def bound(self, begun: float, process: Process) -> float:
         """Until when an await of a job may take.
 
         The master is up within ``start_timeout``, or the job fails; it has a worker within
         ``start_timeout``, or fails; it ends within ``hard`` of its start. Whatever interrupts
         this begins it anew, so that with faults it counts from their end, and twice: a job that
-        was read from a journal has its whole time again.
+        was read from a journal has its whole time again. Without timers calls of all other jobs
+        may go before its own: they share their workers.
         """
         knobs = self.knobs
         once = 2 * knobs.start_timeout + MARGIN + self.deadlines.slack
         if knobs.auto:
             once += knobs.hard
         else:
-            once += job.work * (1 + job.retries) * 2
+            jobs = [job for client in knobs.clients for job in client.jobs]
+            once += 2 * sum(job.work * (1 + job.retries) for job in jobs)
         if not knobs.faults:
             return begun + once
         return max(begun, knobs.heal, self.resumed.get(process, 0.0)) + 2 * once
@@ -391,7 +393,10 @@ class Judge:
         evidence = self.evidence
         for at, name in fired if not self.knobs.faults else []:
             kept = evidence.connected[name] and evidence.parted.get(name, math.inf) > at - 1.0
-            if kept and not evidence.left[name]:
+            served = max((since for since in evidence.served if since <= at), default=0.0)
+            # A worker may hear late that its master has gone, of its own accord.
+            lives = not any(served <= gone <= at for gone in evidence.leaving)
+            if kept and lives and not evidence.left[name]:
                 self.violated(
                     "a VM's own deadline is not needed while its master lives",
                     f"{name}, {at:.1f} s",

@@ -170,7 +170,7 @@ class Program:
         self._judge.begin(handle.id, job, self._process)
         reading = asyncio.create_task(self._read(handle, job), name=f"read {handle.id}")
         self._reading.append(reading)
-        with self._judge.bounded(f"job {handle.id}", lambda: self._limit(begun, job)):
+        with self._judge.bounded(f"job {handle.id}", lambda: self._limit(begun)):
             end = await self._until_end(handle, job, reading)
         self._ends[end] += 1
         self._note(f"job {handle.id} ends: {end}")
@@ -187,7 +187,7 @@ class Program:
         parts = self._world.parts(self._process, config.load(self._judge.config))
         self._note(f"attaches to {name}")
         now = self._judge.now
-        by = self._judge.bound(now, job, self._process)
+        by = self._judge.bound(now, self._process)
         try:
             with self._judge.bounded(f"attaching to {name}", lambda: by):
                 attached = await FunctionExecutor.attach(
@@ -236,9 +236,9 @@ class Program:
         if job.poisonous:
             self._judge.faults.struck("poisonous call", f"{name}: {sorted(job.poisonous)}")
 
-    def _limit(self, begun: float, job: JobKnobs) -> float:
+    def _limit(self, begun: float) -> float:
         """Until when an await of a job may take; see :meth:`Judge.bound`."""
-        return self._judge.bound(begun, job, self._process)
+        return self._judge.bound(begun, self._process)
 
     # -- reading it, and stopping --
 

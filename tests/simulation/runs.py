@@ -3,7 +3,8 @@
 Every run of a call that is not its first must be excused, for each of its earlier runs, by one of:
 
 * the master gave the worker of that run up, or retired it, after the run had begun, or before and
-  had not heard of it again: a worker that is cut off goes on with what it holds;
+  had not heard of it again, or only just: a worker that is cut off goes on with what it holds,
+  until it is told what others have meanwhile;
 * the agent of that run was started anew since, and so its predecessor had died;
 * the job was submitted anew since, to a master that did not know it (its VM was lost);
 * the master's service was restarted since, and the worker was not back within
@@ -130,7 +131,7 @@ class Runs:
             return True
         return self._went_on(run, before) or any(
             at <= by
-            and not self._heard(before.instance, at, since)
+            and not self._knows(before.instance, at, since)
             and not self._came_back(before.instance, at)
             for at in evidence.served
         )
@@ -140,11 +141,10 @@ class Runs:
         evidence, worker = self._evidence, run.instance
         given_up = [at for at, _ in (*evidence.lost[worker], *evidence.left[worker])]
         missed = [at for at in evidence.served if not self._came_back(worker, at)]
-        by = run.started - OBEYED - self._slack()
         return any(
             at <= before.started
-            and not self._heard(worker, at, by)
-            and not self._turned_away(worker, at, by)
+            and not self._knows(worker, at, run.started)
+            and not self._turned_away(worker, at, run.started - OBEYED - self._slack())
             for at in (*given_up, *missed)
         )
 
@@ -157,15 +157,16 @@ class Runs:
         )
 
     def _given_up(self, worker: str, since: float, by: float) -> bool:
-        """Whether a worker was given up during a run, or before it and was not heard of again."""
+        """Whether a worker was given up during a run, or before it and was told nothing since."""
         evidence = self._evidence
         return any(
-            at <= by and not self._heard(worker, at, since)
+            at <= by and not self._knows(worker, at, since)
             for at, _ in (*evidence.lost[worker], *evidence.left[worker])
         )
 
-    def _heard(self, worker: str, after: float, by: float) -> bool:
-        """Whether a worker has called a master between two moments; in none if they are turned."""
+    def _knows(self, worker: str, after: float, by: float) -> bool:
+        """Whether a worker that has called a master since a moment does by another as it said."""
+        by -= OBEYED + self._slack()
         return any(after < at <= by for at in self._evidence.connected[worker])
 
     def _came_back(self, worker: str, served: float) -> bool:

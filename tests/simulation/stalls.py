@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dayfly.model import UP, Tag
 from tests.simulation.cloudstate import CloudState
 from tests.simulation.evidence import Evidence
+from tests.simulation.vms import Vm
 from tests.simulation.world import Execution
 
 #: Seconds between two looks.
@@ -103,16 +104,20 @@ class Stalls:
 
     def _idle(self, job: str, busy: set[str]) -> str:
         """A worker that could serve a job, and does nothing."""
-        evidence = self._evidence
         for vm in self._cloud.vms.values():
-            connected = evidence.connected[vm.id]
             if (
                 vm.state in UP
                 and vm.born.get(Tag.JOB, job) == job
                 and vm.id not in busy
-                and connected
-                and connected[-1] > evidence.parted.get(vm.id, 0.0)
-                and not evidence.left[vm.id]
+                and self._is_connected(vm)
+                and not self._evidence.left[vm.id]
             ):
                 return vm.id
         return ""
+
+    def _is_connected(self, vm: Vm) -> bool:
+        """Whether a worker's agent is; one that ended with its VM has not said that it parted."""
+        evidence = self._evidence
+        came_up = max(moment.at for moment in vm.history if moment.state in UP)
+        since = max(came_up, evidence.parted.get(vm.id, 0.0), *evidence.agents[vm.id][-1:])
+        return any(at > since for at in evidence.connected[vm.id][-1:])

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from dayfly.client.intents import Intents
-from dayfly.errors import JobError
-from dayfly.model import ALIVE, InstanceState, Tag
+from dayfly.client.launches import SAID_AGAIN
+from dayfly.errors import HardTimeoutError, JobError
+from dayfly.model import ALIVE, UP, InstanceState, Tag
 from tests.simulation.cloud import SimCloud
+from tests.simulation.machine import Machine
 from tests.simulation.process import Process, current
+from tests.simulation.services import Master
 from tests.simulation.surroundings import NoFaults
 from tests.simulation.test_found import attached
-from tests.simulation.test_world import MINUS, executor, negated, states, until
+from tests.simulation.test_world import MINUS, executor, lengthy, negated, states, until
 from tests.simulation.world import Calm, World
 
 #: Seconds after which a launch that was written down is not made any more, and some.
@@ -176,6 +179,169 @@ def test_a_detached_job_whose_master_does_not_come_up_is_named_when_it_is_left()
 
     faults = SlowBoots()
     with World(1, Calm(), faults=lambda chance, note: faults) as world:
+        world.run(story(world))
+
+
+class Unlaunched(NoFaults):
+    """No launch arrives any more, once that has begun."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.struck = 0
+
+    def strikes(self, kind: str) -> bool:
+        strikes = kind == "launch lost before" and self.begun
+        self.struck += strikes
+        return strikes
+
+    def amount(self, kind: str, low: float, high: float) -> float:
+        return low
+
+
+def test_a_detached_job_that_was_left_is_not_cancelled_when_no_worker_can_be_launched_for_it() -> (
+    None
+):
+    """While another one is still being handed over, its program looks after both."""
+    faults = Unlaunched()
+
+    async def story(world: World) -> None:
+        jobs: list[str] = []
+
+        async def program(process: Process) -> None:
+            async def items() -> Any:
+                yield 1
+                await asyncio.sleep(100.0)
+
+            async with executor(world, process, exec_mode="create") as running:
+                for source in (items(), range(20)):
+                    job = running.map(operator.neg, source, detach=True)
+                    jobs.append(job.id)
+                    world.durations[job.id] = [60.0] * 20
+
+        client = world.client(program)
+        await until(world, lambda: len(world.executions) == 1 + 6)
+        await asyncio.sleep(5.0)
+        faults.begun = True
+        lost = next(run.instance for run in world.executions if run.job == jobs[1])
+        assert world.cloud.lose(lost)
+        await client.ended
+        faults.begun = False
+        assert await world.client(lambda p: attached(world, p, jobs[1])).ended == MINUS
+
+    with World(1, Calm(), faults=lambda chance, note: faults) as world:
+        world.run(story(world))
+        assert faults.struck == 1 + len(SAID_AGAIN), "nothing came of a launch"
+
+
+# -- leaving a job with workers of its own --
+
+
+def gone(world: World) -> bool:
+    """Whether there were workers, and none is left."""
+    there = states(world, "worker")
+    return bool(there) and not UP.intersection(there)
+
+
+def test_workers_that_come_as_their_job_is_left_and_its_master_goes_go_with_the_job() -> None:
+    async def story(world: World) -> None:
+        async def program(process: Process) -> None:
+            async with executor(
+                world, process, exec_mode="create", hard_dismantle_timeout=400
+            ) as running:
+                job = running.map(operator.neg, range(6))
+                world.durations[job.id] = [1000.0] * 6
+                with pytest.raises(HardTimeoutError):
+                    await job
+                running.map(operator.neg, range(6))
+                await asyncio.sleep(0.3)
+
+        await world.client(program).ended
+        assert len(states(world, "worker")) == 6, "the second job's were launched"
+        await asyncio.sleep(30.0)
+        assert gone(world)
+
+    with World(1, Calm(network=0.001)) as world:
+        world.run(story(world))
+
+
+def test_workers_of_a_job_that_is_left_while_its_master_is_down_go_with_the_job() -> None:
+    async def story(world: World) -> None:
+        async def program(process: Process) -> None:
+            async with executor(world, process, exec_mode="create") as running:
+                job = running.map(operator.neg, range(6))
+                world.durations[job.id] = [1000.0] * 6
+                await until(world, lambda: len(world.executions) == 6)
+                faults.slow = True
+                assert (master := world.master()) is not None
+                assert world.cloud.crash(master.id)
+                await asyncio.sleep(10.0)
+
+        await world.client(program).ended
+        await asyncio.sleep(30.0)
+        assert gone(world)
+
+    faults = SlowBoots()
+    with World(1, Calm(), faults=lambda chance, note: faults) as world:
+        world.run(story(world))
+
+
+def served(machine: Machine) -> list[str]:
+    """The VMs that a master counts, itself first; none while it does not serve."""
+    service = machine.units["master"]._program if "master" in machine.units else None
+    if not isinstance(service, Master) or service.hub is None:
+        return []
+    return [row.name for row in service.hub.worker_rows()]
+
+
+def test_a_master_waits_for_no_worker_of_a_job_that_was_cancelled_while_it_booted() -> None:
+    async def story(world: World) -> None:
+        async def program(process: Process) -> None:
+            async with executor(world, process, exec_mode="create") as running:
+                job = running.map(operator.neg, range(6))
+                await until(world, lambda: len(states(world, "worker")) == 3)
+                await asyncio.sleep(5.0)
+                job.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await job
+                await until(world, lambda: (m := world.master()) and served(m))
+                await asyncio.sleep(10.0)
+                assert gone(world)
+                assert (master := world.master()) is not None
+                assert served(master) == ["dayfly-master"], "workers that have ended"
+
+        await world.client(program).ended
+
+    with World(1, Calm()) as world:
+        world.run(story(world))
+
+
+# -- back after a while --
+
+
+def boots(world: World) -> list[int]:
+    """How often each VM of the cluster was started."""
+    return [
+        sum(moment.state is InstanceState.PENDING for moment in vm.history)
+        for vm in world.cloud.vms.values()
+    ]
+
+
+def test_vms_that_are_started_after_a_night_are_not_swept_by_the_next_client() -> None:
+    async def story(world: World) -> None:
+        keeps = {"delete_on_dismantle": False, "request_spot_instances": False}
+
+        def program(process: Process) -> Any:
+            return lengthy(world, process, 20, 30.0, **keeps)
+
+        assert await world.client(program).ended == MINUS
+        await asyncio.sleep(8 * 3600.0)
+        client = world.client(program)
+        await until(world, lambda: len(world.executions) > 20)
+        other = world.client(lambda p: negated(world, p, **keeps), laptop="desk")
+        assert await other.ended == await client.ended == MINUS
+        assert boots(world) == [2] * 4, "a master and three workers, up twice"
+
+    with World(1, Calm()) as world:
         world.run(story(world))
 
 

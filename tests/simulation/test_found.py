@@ -126,6 +126,44 @@ def test_a_power_cut_in_mid_job_costs_no_outcome_and_brings_none_twice() -> None
         assert len(world.executions) > 20  # whose outcomes were lost ran again
 
 
+@pytest.mark.parametrize("lost", ["that it was on the job", "its calls"])
+def test_a_power_cut_of_its_master_takes_no_worker_from_a_job_by_the_timer_of_an_earlier_one(
+    lost: str,
+) -> None:
+    """What the cut has taken is said again, by the worker and by the client."""
+
+    async def story(world: World) -> None:
+        async def program(process: Process) -> Any:
+            async def items() -> Any:
+                for n in range(6):
+                    if n == 2 and lost == "its calls":
+                        await until(world, lambda: len(world.executions) == 20 + 2)
+                        await asyncio.sleep(2.0)
+                        checkpoint(world)
+                    yield n
+
+            async with executor(world, process, soft_dismantle_timeout=60) as running:
+                await running.map(operator.neg, range(20))
+                if lost == "that it was on the job":
+                    assert world.kill_service(workers(world)[-1].id, "worker")
+                job = running.map(operator.neg, items())
+                world.durations[job.id] = [150.0] * 6
+                return await job
+
+        client = world.client(program)
+        if lost == "that it was on the job":
+            await until(world, lambda: len(world.executions) == 20 + 4)
+            checkpoint(world)
+        await until(world, lambda: len(world.executions) == 20 + 6)
+        await asyncio.sleep(80.0)
+        power_cut(world)
+        assert await client.ended == [-n for n in range(6)]
+        assert states(world, "worker") == [S.RUNNING] * 3, "none was launched beside them"
+
+    with World(1, Calm(), faults=lambda chance, note: Unsynced()) as world:
+        world.run(story(world))
+
+
 def lose_master(world: World) -> None:
     """The master's VM is gone for good, and its disk with it."""
     master = world.master()

@@ -115,6 +115,26 @@ def test_a_worker_that_its_master_has_heard_again_runs_no_call_that_others_have_
     assert runs_it_too(story, 140.0 + OBEYED + 0.1)
 
 
+@pytest.mark.parametrize("why", ["lost", "not back after a restart"])
+@pytest.mark.parametrize(("began", "accused"), [(0.9, False), (OBEYED + 0.1, True)])
+def test_a_worker_that_calls_again_may_begin_what_it_holds_until_it_is_told_that_others_have_it(
+    why: str, began: float, accused: bool
+) -> None:
+    story = Story()
+    story.runs.abandoned.clear()
+    if why == "lost":
+        story.evidence.lost[WORKER].append((GIVEN_UP, "its agent did not come back"))
+    else:
+        story.evidence.served.append(GIVEN_UP)
+    story.evidence.connected["i-2"].append(GIVEN_UP + 2.0)
+    back = GIVEN_UP + 8.0
+    story.evidence.connected[WORKER].append(back)
+    begun = Execution(JOB, 7, WORKER, back + began, ended=back + began + 0.5, how="revoked")
+    story.executions += [begun, Execution(JOB, 7, "i-2", back + 20.0)]
+    story.runs.check()
+    assert bool(story.violations) is accused
+
+
 @pytest.mark.parametrize("lost", [False, True], ids=["that master", "a new master"])
 def test_a_worker_that_a_master_refuses_goes_on_only_if_that_cannot_know_it(lost: bool) -> None:
     story = cut_off()

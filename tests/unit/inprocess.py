@@ -114,6 +114,9 @@ class InProcessChannel:
             await asyncio.Event().wait()
         return bool(self.waiting)
 
+    def leave(self) -> bool:
+        return not self.read_all or bool(self.waiting)
+
     async def work(self, items: AsyncIterator[list[bytes]]) -> None:
         self.queue.put_nowait(Phase(waiting="2 VMs to answer SSH"))
         try:

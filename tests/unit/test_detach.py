@@ -30,7 +30,7 @@ from dayfly.serialize import Outcome
 from dayfly.storage import keys
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
-from tests.unit.inprocess import InProcess
+from tests.unit.inprocess import InProcess, InProcessChannel
 from tests.unit.master_support import POLICY, follow, instance, master, spec, submit, until
 
 
@@ -107,6 +107,41 @@ async def test_leaving_tells_why_a_detached_job_failed_while_it_was_handed_over(
     with pytest.raises(JobError, match=rf"{job.id} failed(.|\n)*answer SSH; it may") as caught:
         await leaving
     assert caught.value.__cause__ is session.failure
+
+
+async def test_what_a_detached_job_fails_of_just_as_its_leaving_begins_is_no_secret(
+    session: InProcess,
+) -> None:
+    session.held = {0}
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, [1], detach=True)
+    while not session.batches:
+        await asyncio.sleep(0)
+    session.failure = UnreachableError("the master does not answer SSH")
+    leaving = job.leave()  # gathered with others, it begins some turns of the loop later
+    session.channels[0].look_again()
+    await job.over()
+    with pytest.raises(JobError, match=rf"{job.id} failed(.|\n)*answer SSH") as caught:
+        await leaving
+    assert caught.value.__cause__ is session.failure
+    await job.leave()  # nor is it news
+    await executor.aclose()
+
+
+async def test_what_a_detached_job_fails_of_just_as_it_was_handed_over_is_no_secret(
+    session: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(self: InProcessChannel) -> bool:
+        session.failure = UnreachableError("no worker could be launched")
+        self.look_again()
+        return False
+
+    monkeypatch.setattr(InProcessChannel, "leave", leave)
+    session.held = {0}
+    executor = FunctionExecutor(session=session, progress=False)
+    job = executor.map(abs, [1], detach=True)
+    with pytest.raises(JobError, match=rf"{job.id} failed(.|\n)*no worker could be launched"):
+        await executor.aclose()
 
 
 async def test_items_that_fail_while_a_detached_job_is_left_are_no_secret(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from dayfly.dismantle import SLACK, Due
@@ -295,6 +296,47 @@ async def test_a_worker_that_was_ready_before_a_restart_is_awaited_and_not_insta
     assert yard.phases() == {"w1": "idle"}
 
 
+async def test_a_worker_whose_timer_ran_out_while_its_master_was_down_first_says_what_it_holds(
+    yard: Yard,
+) -> None:
+    ended = yard.clock.now() - POLICY.soft - 1.0
+    for name in ("w1", "w2", "w3", "w4"):
+        kept = KeptInstance(instance=instance(name), policy=POLICY, ready=True, completed=ended)
+        yard.fleet.adopt(kept, returning=True)
+    await settle()
+    for name in ("w1", "w2", "w3"):
+        yard.link(name)
+    await settle()
+    assert yard.said == {"w1": [], "w2": [], "w3": []}, "each has a deadline of its own"
+    yard.fleet.asked_for_work("w1", spare=True)
+    yard.fleet.asked_for_work("w3", spare=True, holds=True)  # of a job that is said again in time
+    yard.fleet.asked_for_work("w2", spare=False)
+    yard.fleet.engage("w2", "j", POLICY, yard.clock.monotonic())
+    await settle()
+    assert [yard.powered_off(name) for name in ("w1", "w2", "w3")] == [True, False, False]
+    await yard.clock.advance(6)
+    assert (yard.phases()["w2"], yard.phases()["w3"]) == ("idle", "idle")
+    assert "soft timer" in yard.listener.lost["w4"]
+    assert yard.installer.powered_off == ["w4"]
+
+
+async def test_a_worker_that_was_started_anew_while_its_master_was_down_is_not_waited_for_in_vain(
+    yard: Yard,
+) -> None:
+    before = instance("w1")
+    kept = KeptInstance(instance=before, policy=POLICY, ready=True)
+    yard.fleet.adopt(kept, returning=True)
+    await settle()
+    yard.fleet.adopt(KeptInstance(instance=before, policy=POLICY))
+    assert yard.phases() == {"w1": "starting"}, "the same VM, told of again"
+    anew = msgspec.structs.replace(before, launched_at=before.launched_at + 60.0)
+    yard.fleet.adopt(KeptInstance(instance=anew, policy=POLICY))
+    await settle()
+    assert yard.installer.installed == ["w1"]
+    await yard.clock.advance(20)
+    assert not yard.listener.lost
+
+
 async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -> None:
     yard.installer.power_off_hangs = True
     await yard.up("w1")
@@ -308,6 +350,24 @@ async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -
     assert yard.listener.coming == [("w1", False), ("w1", False)]
     (row,) = yard.fleet.rows(lambda _: 3)
     assert (row.state, row.phase, row.running) == (InstanceState.RUNNING, "busy", 3)
+
+
+async def test_a_worker_whose_job_ended_elsewhere_while_it_was_lost_goes_by_its_soft_timer(
+    yard: Yard,
+) -> None:
+    yard.installer.power_off_hangs = True
+    await yard.up("w1")
+    yard.fleet.engage("w1", "j", POLICY, yard.clock.monotonic())
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(6)
+    assert yard.phases() == {"w1": "lost"}
+    pool = yard.fleet.pool("w1")
+    assert pool is not None
+    yard.fleet.job_over("j", pool)
+    await yard.clock.advance(4)
+    yard.link("w1")
+    yard.fleet.asked_for_work("w1", spare=True)
+    assert yard.deadline("w1") == POLICY.soft - 4.0 + SLACK
 
 
 async def test_a_silent_worker_whose_return_saves_a_call_is_not_ended_in_haste(

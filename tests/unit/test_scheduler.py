@@ -204,6 +204,21 @@ def test_no_worker_is_asked_for_twice() -> None:
     assert needed(story.tell(e.WorkerLost(worker="w4", reason="gone"))) == [1]
 
 
+@pytest.mark.parametrize("first", ["the job", "the workers"])
+def test_workers_that_are_not_back_after_a_restart_are_no_launches_that_failed(first: str) -> None:
+    story = Story()
+    if first == "the job":
+        story.tell(e.JobSubmitted(spec=spec(wanted=1)))
+    for name in ("w1", "w2"):
+        story.tell(e.WorkerComing(worker=name, pool=e.pool_of(spec()), returning=True))
+    if first == "the workers":
+        story.tell(e.JobSubmitted(spec=spec(wanted=1)))
+    story.now = RETURN_GRACE
+    said = [story.tell(e.WorkerLost(worker=w, reason="not back")) for w in ("w1", "w2")]
+    assert [needed(each) for each in said] == [[], [1]]
+    assert closed(said[1]) is None, "it is not given up before start_timeout"
+
+
 def test_a_job_without_workers_fails_after_the_start_timeout_with_what_happened_to_each() -> None:
     story = Story()
     story.worker("w1", spec())

@@ -179,6 +179,26 @@ async def test_a_job_that_is_given_up_may_go_on_only_if_its_master_could_not_be_
     assert not hasattr(caught.value, "__notes__")
 
 
+async def test_a_job_that_was_left_to_its_master_is_not_given_up_for_a_launch_that_fails() -> None:
+    session = Session()
+    withdrawn: list[str] = []
+
+    async def withdraw(job: str) -> bool:
+        withdrawn.append(job)
+        return True
+
+    cast("Any", session._made).conversation.withdraw = withdraw
+    over, left = (Channel(session, JobRequest(spec=spec(j), function=b"")) for j in ("j-1", "j-2"))
+    for channel in (over, left):
+        channel.said.append(m.ItemsEnd(job=channel.id, total=1))
+    over.fail(errors.CloudError("no worker could be launched"))
+    assert not over.leave()
+    assert left.leave()
+    await session.give_up(left, errors.CloudError("no worker could be launched"))
+    assert withdrawn == []
+    assert not left.ended
+
+
 @pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.STOPPED])
 async def test_closing_stops_what_was_given_up_and_starts_no_master_for_it(
     state: InstanceState,

@@ -87,6 +87,9 @@ class _TimedChannel:
     async def handed_over(self) -> bool:
         return await self._channel.handed_over()
 
+    def leave(self) -> bool:
+        return self._channel.leave()
+
 
 def phase_of(event: Event) -> str:
     """The phase that an event begins, in words; empty if it begins none."""

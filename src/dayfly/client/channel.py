@@ -61,6 +61,14 @@ class JobChannel(Protocol):
         """
         ...
 
+    def leave(self) -> bool:
+        """The job is its master's from now on: nothing that fails here ends it.
+
+        Returns:
+            ``False`` when it has ended already: its end is among the events.
+        """
+        ...
+
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the executor hands it to the session; items follow through ``items``."""

@@ -105,6 +105,7 @@ class Cluster:
             return []
         ids = [instance.id for instance in stopped]
         try:
+            await self.keep(stopped)  # they are up before a master knows of them
             await self._parts.cloud.start(ids)
         except CloudError as error:
             log.warning("stopped workers are not started, others are launched: %s", error)
@@ -146,7 +147,9 @@ class Cluster:
             instance = await self.look(instance.id)
 
     async def start(self, instance: Instance) -> None:
-        """Start an instance that is stopped."""
+        """Start an instance that is stopped, perhaps for longer than it was to be kept."""
+        if Tag.MANAGED in instance.tags:  # a user's own VM is not re-tagged
+            await self.keep([instance])
         await self._parts.cloud.start([instance.id])
         self._listing = None
 
@@ -238,7 +241,8 @@ class Cluster:
                 raise
             # One that is gone keeps all others of the call.
             due = [i.id for i in await self._parts.cloud.list(ids=due, states=ALIVE)]
-            await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: until_text})
+            if due:
+                await self._parts.cloud.tag(due, {Tag.EXPIRES_AT: until_text})
         now = self._clock.now()
         # What was to be kept until before now is told anew, whether it is known or not.
         lasting = {name: at for name, at in self._expiries.items() if not 0 < at < now}

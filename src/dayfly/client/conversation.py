@@ -62,6 +62,7 @@ class Channel:
         attached: Whether another client began the job.
         withdrawn: Calls that were cancelled before it was submitted.
         cancelled: Whether the whole job is to stop.
+        left: Whether it goes on without this client.
         supply: Its workers, once it is known how many it needs.
         launching: Whether a launch for it is under way.
         owed: Workers that the master asked for meanwhile.
@@ -80,7 +81,7 @@ class Channel:
         self.journal = ""
         self._came = bytearray()
         self.withdrawn: list[int] = []
-        self.cancelled = False
+        self.cancelled = self.left = False
         self._over = asyncio.Event()
         self.supply: Supply | None = None
         self.launching = False
@@ -154,6 +155,11 @@ class Channel:
             await asyncio.wait([self.task])
         return await self._teller.confirm(self)
 
+    def leave(self) -> bool:
+        """See :meth:`dayfly.client.channel.JobChannel.leave`."""
+        self.left = not self.ended
+        return self.left
+
     def talks_to(self, journal: str) -> None:
         """Deliveries are numbered by this journal from now on.
 
@@ -193,10 +199,9 @@ class Channel:
 
     def fail(self, error: BaseException) -> None:
         """The job cannot be brought to the master, or back from it."""
-        if not self.ended:
-            if self._heard:
-                self._events.put_nowait(error)
-            self._over.set()
+        if self._heard and not self.ended:
+            self._events.put_nowait(error)
+        self._over.set()
 
 
 class Conversation:

@@ -149,11 +149,14 @@ class Course:
         if not self.over.is_set():
             self._part()
 
-    async def leave(self) -> errors.JobError | None:
+    async def leave(self, known: BaseException | None) -> errors.JobError | None:
         """Let the job go on without us, once the master has all that it needs for that.
 
         One that the master cannot have in full is cancelled: nobody could ever finish it. One that
         it may have is left to it, whatever keeps it from saying so.
+
+        Args:
+            known: What the job had failed of before anybody asked to leave it.
 
         Returns:
             What the user must know of a job that has neither been handed over nor come to an end
@@ -162,17 +165,16 @@ class Course:
         untold = None
         if not self.over.is_set() and self._parting is None:
             handed = await self._handed_over()
-            if handed is False:
+            if handed is False or self._too_late():
                 await self.settled()  # it has ended: most often its outcomes are as good as here
             if isinstance(handed, bool):
                 self._let_go()
             elif not self.over.is_set() and self._parting is None:
                 untold = self._left_unsure(handed)
-            await self.settled()
-            told = self.left or self._last_word is not None
-            if untold is None and self.failure is not None and not told:
-                untold = leaving.given_up(self._job, self.failure)
         await self.settled()
+        told = self.left or self._last_word is not None or self.failure is known
+        if untold is None and self.failure is not None and not told:
+            untold = leaving.given_up(self._job, self.failure)
         return untold
 
     async def _handed_over(self) -> bool | BaseException | None:
@@ -193,6 +195,12 @@ class Course:
         await self._connected.wait()
         assert self._channel is not None  # noqa: S101  # set before it is connected
         return await self._channel.handed_over()
+
+    def _too_late(self) -> bool:
+        """Whether it has ended just now; else it is its master's, if it can go on there."""
+        if self._channel is None or not self._channel.entrusted or self._parting is not None:
+            return False
+        return not self._channel.leave()
 
     def _let_go(self) -> None:
         self._go(

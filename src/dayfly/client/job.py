@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from operator import attrgetter
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -249,13 +249,17 @@ class Job(Generic[T]):
         """
         await self._course.over.wait()
 
-    async def leave(self) -> None:
+    def leave(self) -> Coroutine[Any, Any, None]:
         """Follow a job no further that goes on by itself, once the master can do without us.
 
         Raises:
             JobError: It was not handed over to its master; what may become of it is told.
         """
-        untold = await self._course.leave()
+        # Looked at here: what fails from now on, before a task for it has begun, is to be told.
+        return self._leave(self._course.failure)
+
+    async def _leave(self, known: BaseException | None) -> None:
+        untold = await self._course.leave(known)
         if untold is None or (self._first_failure and untold.__cause__ is self._first_failure):
             return  # or whoever awaits it was given that
         raise untold

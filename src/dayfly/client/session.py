@@ -103,6 +103,7 @@ class MasterSession:
     async def aclose(self) -> None:
         """Let go of the master; jobs that still run are cut off here, not cancelled."""
         try:
+            await self._give_up_unheard()
             await self._launched()
             await self._stop_withdrawn()
         finally:
@@ -116,6 +117,13 @@ class MasterSession:
             await asyncio.gather(*tasks, return_exceptions=True)
             for channel in self._channels.values():
                 channel.fail(errors.WireError(f"job {channel.id}: the executor was closed"))
+
+    async def _give_up_unheard(self) -> None:
+        """Jobs of which the master has not said that they are cancelled: it may be down."""
+        for channel in list(self._channels.values()):
+            if channel.cancelled and not channel.ended:
+                error = errors.WireError(f"job {channel.id}: the executor was closed")
+                await self.give_up(channel, error)
 
     async def _launched(self) -> None:
         """Wait until what is launched is handed over, and dismissed what is done with."""
@@ -163,7 +171,7 @@ class MasterSession:
 
     async def give_up(self, channel: Channel, error: Exception) -> None:
         """See :meth:`dayfly.client.staffing.Host.give_up`."""
-        if channel.attached:
+        if channel.attached or channel.left:
             # It is not ours to end; the master fails it in time, unless others can help.
             channel.emit(m.Notice(level="warning", text=str(error), job=channel.id))
             return

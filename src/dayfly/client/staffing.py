@@ -288,6 +288,8 @@ class Staffing:
                 channel.emit(m.Notice(level="warning", text=supplied.notice, job=channel.id))
             if supplied.instances:
                 await self._hand_over(channel, supplied)
+            if supplied.warm:
+                await self._cluster.keep([], supplied.warm)
         except Exception as error:  # noqa: BLE001  # a fault of ours too must end what waits for it
             await self._host.give_up(channel, error)
             return
@@ -299,9 +301,12 @@ class Staffing:
 
     async def _hand_over(self, channel: Channel, supplied: Supplied) -> None:
         spec, instances = channel.request.spec, supplied.instances
-        if channel.ended and spec.mode is ExecMode.CREATE:
-            await self._dismiss(channel)
-            return
+        if spec.mode is ExecMode.CREATE:
+            if not channel.ended:
+                await self._conversation.ascent()  # it may end before the master is up
+            if channel.ended:
+                await self._dismiss(channel)
+                return
         job = spec.id if spec.mode is ExecMode.CREATE else ""
         adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
         try:
@@ -369,7 +374,7 @@ class Staffing:
             listed = await rows()
             if spec.mode is ExecMode.REUSE and missing(spec, listed, most):
                 listed = await self._offer_strays(channel, supply, listed)
-            warm = alike(spec, listed)
+            warm = [row.instance for row in listed if row.role == "master"] + alike(spec, listed)
             lacking = missing(spec, listed, most)
         else:
             if spec.mode is ExecMode.REUSE:
@@ -388,13 +393,12 @@ class Staffing:
             channel.emit(Phase(waiting=f"the master and {workers} to be launched"))
             await self._master_placed(lacking)
         supplied = await supply.launch(lacking, others=lacking < spec.wanted)
-        if rows is not None:
-            ascent = await self._conversation.ascent()
-            await self._cluster.keep([ascent.instance], warm)
+        # Whoever knows of a launch tells of it at once: its job may be over, and the master down.
         return msgspec.structs.replace(
             supplied,
             instances=[*found, *new, *supplied.instances],
             tokens=[*taken.tokens, *supplied.tokens],
+            warm=warm,
         )
 
     async def _estimate(

@@ -70,11 +70,13 @@ class Supplied(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tokens: Of the launches, to be settled once the master has the instances.
+        warm: Ids of the master and those of its workers that serve already: they are kept longer.
     """
 
     instances: list[Instance] = []
     notice: str = ""
     tokens: list[str] = []
+    warm: list[str] = []
 
 
 @dataclass

@@ -136,7 +136,7 @@ class Fleet:
         if instance.launched_at <= self._gone.get(instance.id, float("-inf")):
             return
         if (known := self._members.get(instance.id)) is not None:
-            if not known.leaving or instance.launched_at <= known.instance.launched_at:
+            if not known.predates(instance):
                 return
             self._stop(known)
             self._listener.worker_gone(known.id)  # it was started anew
@@ -155,7 +155,7 @@ class Fleet:
         member.life = self._spawn(self._live(member), f"dayfly worker {member.id}")
         if not member.here:
             member.timers = self._spawn(
-                obey(member.due, member.changed, partial(self._retire, member), self._clock),
+                obey(member.certain, member.changed, partial(self._retire, member), self._clock),
                 f"dayfly timers {member.id}",
             )
         self._listener.fleet_changed()
@@ -185,10 +185,12 @@ class Fleet:
             reason = await self._until_lost(member)
         except DayflyError as error:
             reason = str(error)
+            if (why := member.overdue()) is not None:
+                await self._retire(member, why)
+                return
         except Exception as error:  # a fault of ours must not leave a VM without a keeper
             log.exception("worker %s: its keeper failed", member.id)
-            reason = f"the master's keeper of it failed: {error!r}"
-            await self._give_up(member, reason, innocent=True)
+            await self._give_up(member, f"the master's keeper failed: {error!r}", innocent=True)
             return
         await self._give_up(member, reason, innocent=member.drain is not None)
 
@@ -346,13 +348,11 @@ class Fleet:
         if (member := self._members.get(worker)) is not None and not member.leaving:
             self._let_go(member, "spot")
 
-    def asked_for_work(self, worker: str, *, spare: bool) -> None:
-        """A worker's agent is ready; ``spare`` when no job is left that it could serve."""
+    def asked_for_work(self, worker: str, *, spare: bool, holds: bool = False) -> None:
+        """A worker's agent is ready; see :meth:`dayfly.master.member.Member.asks`."""
         if (member := self._members.get(worker)) is not None and not member.leaving:
-            member.ready = True
+            member.asks(spare=spare, holds=holds)
             self._set_phase(member, "draining" if member.drain else "idle")
-            if spare:
-                member.spare()
             self._facts_changed(member)
 
     def engage(self, worker: str, job: str, policy: DismantlePolicy, started: float) -> None:
@@ -370,7 +370,7 @@ class Fleet:
     def job_over(self, job: str, pool: Pool) -> None:
         """A job is over: the workers that were made for it go with it, others are spare."""
         for member in list(self._members.values()):
-            if member.pool == pool and member.ready and member.spare():
+            if member.pool == pool and member.over(job):
                 self._facts_changed(member)
         self.dismiss(Pool(ExecMode.CREATE, job=job), "the job that it was made for is over")
 
@@ -432,7 +432,7 @@ class Fleet:
         self._say_deadline(member)
 
     def _say_deadline(self, member: Member) -> None:
-        if member.say is None or member.leaving:
+        if member.say is None or member.leaving or not member.heard:
             return
         due = self._due(member)
         seconds = None if due is None else max(0.0, due.at - self._clock.monotonic()) + SLACK

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from dayfly.clock import Clock
-from dayfly.dismantle import Due, deadline
+from dayfly.dismantle import Due, Why, deadline
 from dayfly.master.events import Pool
 from dayfly.master.journal import KeptInstance
 from dayfly.model import DismantlePolicy, ExecMode, Instance, InstanceState, Tag, WorkerRow
@@ -46,6 +46,8 @@ class Member:
         unlinked: Set while it is not.
         changed: Set when its deadline may have moved.
         ready: Whether its agent has ever asked for work.
+        heard: Whether it has told what it holds since this service began. A power cut may have
+            taken from the journal that a job is on it; until it is back its own deadline holds.
         engaged: The jobs that are on it.
         drain: When the cloud takes it back, once it has told so.
         dismissed: Whether it is to go ahead of its timers, which it may not know yet.
@@ -61,6 +63,7 @@ class Member:
         self.here = here
         self.pool = pool_of_instance(kept.instance, kept.job, here=here)
         self.ready = kept.ready
+        self.heard = not kept.ready
         self.engaged: dict[str, None] = dict.fromkeys(kept.engaged)
         self.launched = self._scale(kept.instance.launched_at)
         self.started = None if kept.started is None else self._scale(kept.started)
@@ -96,7 +99,7 @@ class Member:
         return (coming or self.dismissed) and self.policy.auto and not self.here
 
     def due(self) -> Due | None:
-        """When it must go."""
+        """When it must go, by what is known of it."""
         due = deadline(
             self.policy,
             launched=self.launched,
@@ -106,6 +109,20 @@ class Member:
         )
         known = [each for each in (due, self.drain) if each is not None]
         return min(known, key=lambda each: each.at, default=None)
+
+    def certain(self) -> Due | None:
+        """When it must go, for all that it may hold; ``None`` until it has told that."""
+        return self.due() if self.heard else self.drain
+
+    def overdue(self) -> Why | None:
+        """By which timer it goes if it does not come back after a restart; ``None`` for none."""
+        due = None if self.heard or self.here else self.due()
+        return None if due is None or due.at > self._clock.monotonic() else due.why
+
+    def predates(self, instance: Instance) -> bool:
+        """Whether its VM was started anew, and nothing has been heard of it since."""
+        silent = self.leaving or not self.heard
+        return silent and instance.launched_at > self.instance.launched_at
 
     def engage(self, job: str, policy: DismantlePolicy, started: float) -> None:
         """A job is on it from now on; the hard deadline is that of the job started last."""
@@ -119,6 +136,26 @@ class Member:
         self.engaged.pop(job, None)
         if not self.engaged:
             self.completed = self._clock.monotonic()
+
+    def over(self, job: str) -> bool:
+        """A job that it may serve is over; whether that moves its deadline."""
+        if job in self.engaged:  # it was lost, and may come back
+            self.disengage(job)
+            return not self.engaged
+        return self.ready and self.spare()
+
+    def asks(self, *, spare: bool, holds: bool) -> None:
+        """Its agent is ready.
+
+        Args:
+            spare: Whether no job is left that it could serve.
+            holds: Whether it has calls in hand.
+        """
+        self.ready = self.heard = True
+        if holds and not self.engaged:
+            self.completed = self._clock.monotonic()  # of a job that may be told of anew
+        elif spare:
+            self.spare()
 
     def spare(self) -> bool:
         """The job that it came for is over, and had no call for it: that counts as served.

@@ -152,8 +152,9 @@ class Scheduler:
             return
         self._jobs[job.spec.id] = job
         group = self._roster.open_job(job.spec.id, job.pool)
-        # One whose connection has just broken has served before.
-        job.had_worker |= group.ready > 0 or any(w.incarnation for w in group.workers.values())
+        # One whose connection has just broken, or that is to come back, has served before.
+        served = any(w.incarnation for w in group.workers.values()) or bool(group.returning)
+        job.had_worker |= group.ready > 0 or served
         if not group.workers:
             job.alone_since = job.submitted
         self._rewake = True
@@ -270,6 +271,7 @@ class Scheduler:
         for job_id in self._roster.group(event.pool).jobs:
             job = self._jobs[job_id]
             job.alone_since = None
+            job.had_worker |= event.returning
             job.asked = max(0, job.asked - 1)
         self._rewake = True
 
