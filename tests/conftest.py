@@ -23,6 +23,9 @@ import yaml
 # asynchronous test of a process; nobody would close that, and a later test would be blamed.
 asyncio.set_event_loop(None)
 
+# A shell's background jobs are deaf to Ctrl-C, and so would be the programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Home:

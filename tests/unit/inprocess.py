@@ -56,7 +56,7 @@ class InProcess:
         for channel in self.channels:
             channel.look_again()
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, hurried: bool = False) -> None:
         for channel in self.channels:
             channel.worker.cancel()
         await asyncio.gather(*(c.worker for c in self.channels), return_exceptions=True)

@@ -61,9 +61,9 @@ class Stopwatch:
         """See :class:`dayfly.client.channel.Session`."""
         return await self._session.attach(job)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, hurried: bool = False) -> None:
         """Close the other one."""
-        await self._session.aclose()
+        await self._session.aclose(hurried=hurried)
 
 
 class _TimedChannel:

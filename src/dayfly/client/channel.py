@@ -125,6 +125,10 @@ class Session(Protocol):
 class ClosableSession(Session, Protocol):
     """A session that the executor closes."""
 
-    async def aclose(self) -> None:
-        """Let go of the master."""
+    async def aclose(self, *, hurried: bool = False) -> None:
+        """Let go of the master.
+
+        Args:
+            hurried: Whether its user has left at once, and was told what may go on.
+        """
         ...

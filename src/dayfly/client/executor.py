@@ -168,9 +168,10 @@ class FunctionExecutor:
             session, self._session = self._session, None
             parts, self._parts = self._parts, None
             async with AsyncExitStack() as opened:
-                for each in (parts, session):
-                    if each is not None:
-                        opened.push_async_callback(each.aclose)
+                if parts is not None:
+                    opened.push_async_callback(parts.aclose)
+                if session is not None:
+                    opened.push_async_callback(session.aclose, hurried=self._left)
 
     @property
     def storage(self) -> Storage:

@@ -100,10 +100,15 @@ class MasterSession:
             await self._parts.clock.sleep(PAUSE)
         return False
 
-    async def aclose(self) -> None:
-        """Let go of the master; jobs that still run are cut off here, not cancelled."""
+    async def aclose(self, *, hurried: bool = False) -> None:
+        """Let go of the master; jobs that still run are cut off here, not cancelled.
+
+        Args:
+            hurried: Whether its user has left at once, and was told what may go on.
+        """
         try:
-            await self._give_up_unheard()
+            if not hurried:
+                await self._give_up_unheard()
             await self._launched()
             await self._stop_withdrawn()
         finally:
