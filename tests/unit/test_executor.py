@@ -337,7 +337,7 @@ async def test_what_the_executor_opened_is_closed_even_if_its_session_cannot_be(
 ) -> None:
     closed: list[str] = []
 
-    async def refuse() -> None:
+    async def refuse(*, hurried: bool) -> None:
         raise errors.WireError("the connection broke")
 
     async def close() -> None:
