@@ -31,6 +31,8 @@ ERRORS = {
     "CostLimitError",
     "DayflyError",
     "DeniedError",
+    "EnvironmentFailedError",
+    "EnvironmentSyncError",
     "HardTimeoutError",
     "HostKeyError",
     "InstanceNotFoundError",

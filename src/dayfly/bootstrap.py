@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from dayfly.environment.order import Order
 from dayfly.model import DismantlePolicy, Guarded, MasterConfig, WorkerConfig
 
 Service = Literal["master", "worker"]
@@ -201,7 +202,7 @@ $logins
 mark="$$R/etc/dayfly/$service.mark"
 if [ "$$(cat "$$mark" 2>/dev/null)" = "$mark" ] \
   && systemctl is-active --quiet dayfly-$service.service; then exit 0; fi
-[ -d "$$R/opt/dayfly/$digest" ] || mv "$$new/package" "$$R/opt/dayfly/$digest"
+$kit[ -d "$$R/opt/dayfly/$digest" ] || mv "$$new/package" "$$R/opt/dayfly/$digest"
 mv -f "$$new/config.json" "$$R/etc/dayfly/$service.json"
 sed "s/@USER@/$$me/" "$$new/unit" \
   | sudo tee "$$R/etc/systemd/system/dayfly-$service.service" >/dev/null
@@ -212,6 +213,16 @@ sudo systemctl restart dayfly-$service.service || {
   tail -n 15 "$$R/tmp/dayfly/$service-service.log" >&2; exit 1; }
 echo "$mark" >"$$mark"
 """)
+
+
+#: Before the service is touched; what it says is for :mod:`dayfly.environment.report`.
+_KIT = """python3 -I "$new/package/dayfly/environment/kit.py" <"$new/order.json"
+"""
+
+
+def interpreter_of(environment: str) -> str:
+    """The Python of an environment, as a shell on the VM finds it."""
+    return f"${{DAYFLY_ROOT}}/opt/dayfly/env/{environment}/venv/bin/python"
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +243,7 @@ def installation(
     *,
     runtime: str,
     mark: str,
+    kit: Order | None = None,
     login: str = "",
     arm: DismantlePolicy | None = None,
     timeout: float = 60.0,
@@ -242,8 +254,9 @@ def installation(
         service: Which one.
         config: What it reads at its start.
         package: The dayfly to install.
-        runtime: The interpreter for the service.
+        runtime: The interpreter for the service, where there is no ``kit``.
         mark: Two installations with the same mark are the same one.
+        kit: The environment to be had first, in whose interpreter the service runs.
         login: ``user:password`` that a worker's sshd is to accept; empty: keys only.
         arm: Also arm the VM's own deadline, on a VM whose user-data is not ours.
         timeout: Seconds to wait for another client's installation.
@@ -254,15 +267,19 @@ def installation(
     script = _INSTALL.substitute(
         service=service,
         digest=package.digest,
-        mark=f"{package.digest} {mark}",
+        mark=f"{package.digest} {mark} {kit.key if kit else runtime}",
+        kit=_KIT if kit else "",
         logins=_LOGINS if service == "worker" else "",
         arm=arm_line,
         timeout=max(1, round(timeout)),
     )
-    unit = _UNIT.substitute(service=service, digest=package.digest, python=runtime)
+    interpreter = interpreter_of(kit.key) if kit else runtime
+    unit = _UNIT.substitute(service=service, digest=package.digest, python=interpreter)
     files = {f"package/{name}": content for name, content in package.files.items()}
     files["config.json"] = msgspec.json.encode(config)
     files["unit"] = unit.encode()
+    if kit is not None:
+        files["order.json"] = kit.encode()
     if login:
         files["password"] = f"{login}\n".encode()
     return Installation(service=service, script=script, stdin=_archive(files))

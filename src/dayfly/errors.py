@@ -19,7 +19,9 @@
     ├── StorageError                storage refused or failed
     │   ├── ObjectNotFoundError
     │   └── ObjectExistsError       a put with ``if_absent`` came second
+    ├── EnvironmentSyncError        the VMs cannot have the packages that this program has
     ├── ProvisionError              a VM is up, but could not be made a master or a worker
+    │   └── EnvironmentFailedError  it could not be given its Python and its packages
     ├── WireError                   the conversation with the master broke
     │   ├── AuthenticationError     the other side does not hold the cluster's secret
     │   └── VersionMismatchError
@@ -144,8 +146,78 @@ class ObjectExistsError(StorageError):
     """A put with ``if_absent`` came second."""
 
 
+class EnvironmentSyncError(DayflyError):
+    """The VMs cannot have the packages that this program has.
+
+    Args:
+        what: See :class:`DayflyError`.
+        stage: What was being done: ``capture``, ``resolve``, ``repack``, ``python``,
+            ``packages``, ``import``.
+        package: Which one; empty where it is not one alone.
+        platform: What for: ``x86_64-manylinux_2_35``.
+        log: The last lines of what the tool said.
+        cause: See :class:`DayflyError`.
+        hint: See :class:`DayflyError`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        stage: str = "",
+        package: str = "",
+        platform: str = "",
+        log: str = "",
+        cause: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(what, cause=cause, hint=hint)
+        self.stage = stage
+        self.package = package
+        self.platform = platform
+        self.log = log
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        lines = self.log.splitlines()
+        return "\n".join([text, *(f"  {self.stage or 'log'}| {line}" for line in lines)])
+
+
 class ProvisionError(DayflyError):
     """A VM is up, but could not be made a master or a worker."""
+
+
+class EnvironmentFailedError(ProvisionError):
+    """A VM could not be given its Python and its packages.
+
+    Args:
+        what: See :class:`DayflyError`.
+        stage: The step that failed: ``lock``, ``room``, ``python``, ``fetch``, ``install``,
+            ``check``; or the last one that is known of.
+        kind: ``order``, ``busy``, ``disk``, ``permission``, ``interpreter``, ``network``,
+            ``file``, ``package``, ``import``, ``deadline``, ``stopped``, ``defect`` or ``broken``.
+        package: Which one it happened to; empty: none in particular.
+        vm: Where.
+        cause: See :class:`DayflyError`; most often the last lines of an output.
+        hint: See :class:`DayflyError`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        stage: str = "",
+        kind: str = "broken",
+        package: str = "",
+        vm: str = "",
+        cause: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(what, cause=cause, hint=hint)
+        self.stage = stage
+        self.kind = kind
+        self.package = package
+        self.vm = vm
 
 
 class WireError(DayflyError):

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from dayfly.environment.order import Interpreters
 from dayfly.outcomes import CallOutcome as CallOutcome
 from dayfly.outcomes import OutcomeKind as OutcomeKind
 from dayfly.outcomes import Try as Try
@@ -20,7 +21,7 @@ Role = Literal["master", "worker"]
 #: Fields that are never printed: in a notebook, tracebacks show every local variable.
 _SECRETS: Final = frozenset(
     {"user_key", "host_ca_key", "client_secret", "worker_secret", "secret", "private_key",
-     "ssh_password", "user_data"}
+     "ssh_password", "user_data", "index"}
 )  # fmt: skip
 
 
@@ -221,6 +222,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         retries: How many more times a call that fails is run.
         chunksize: Calls handed out together; 0 lets the master size the ranges.
         environment: ``extra_env`` of the map.
+        packages: Key of the lock of what its functions run in; empty: the workers' own runtime.
         reserved: Names of the reserved parameters that the function takes (``id``, ``storage``).
         client: Who submitted it: ``user@host pid``.
         max_cost: US dollars that its VMs may cost; ``None`` for no limit.
@@ -243,6 +245,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     chunksize: int = 0
     environment: dict[str, str] = {}
+    packages: str = ""
     reserved: list[str] = []
     client: str = ""
     max_cost: float | None = None
@@ -375,6 +378,9 @@ class MasterConfig(Guarded, frozen=True, kw_only=True):
         package: Digest of the dayfly that is installed.
         host: The address to listen at.
         policy: The master's own, until a job brings another.
+        kit: Key of the environment that workers' agents run in; empty: in their ``runtime``.
+        interpreters: Where a worker takes a Python from that it lacks.
+        index: URLs of package indexes, which may carry passwords.
         ssh_password: Of the account on the workers; empty: they take keys only.
     """
 
@@ -388,6 +394,9 @@ class MasterConfig(Guarded, frozen=True, kw_only=True):
     storage: StorageConfig
     policy: DismantlePolicy
     start_timeout: float
+    kit: str = ""
+    interpreters: Interpreters = Interpreters()
+    index: tuple[str, ...] = ()
     ssh_password: str = ""
     log_level: str = "info"
 
@@ -399,6 +408,8 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
         runtime: The interpreter that runs the functions.
         policy: The VM's own, until the master says otherwise.
         spot: Whether the cloud may take the VM back, and says so before.
+        kit: Key of the environment that the agent runs in, which has uv.
+        interpreters: Where a Python comes from that the VM lacks.
     """
 
     instance: str
@@ -410,4 +421,6 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
     storage: StorageConfig
     policy: DismantlePolicy
     spot: bool = False
+    kit: str = ""
+    interpreters: Interpreters = Interpreters()
     log_level: str = "info"

@@ -82,6 +82,34 @@ def local_modules(
     Raises:
         UsageError: A module to include cannot be found.
     """
+    return _walk(pickles, include, exclude)[0]
+
+
+def imported_modules(
+    *pickles: bytes,
+    include: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+) -> set[str]:
+    """The modules, by their full names, that pickles or their local modules import.
+
+    A name that follows ``from module import`` may be a value's, and is there too. Installed
+    modules are not looked into.
+
+    Args:
+        *pickles: See :func:`local_modules`.
+        include: See :func:`local_modules`.
+        exclude: See :func:`local_modules`.
+
+    Raises:
+        UsageError: A module to include cannot be found.
+    """
+    return _walk(pickles, include, exclude)[1]
+
+
+def _walk(
+    pickles: Iterable[bytes], include: Iterable[str] | None, exclude: Iterable[str] | None
+) -> tuple[set[str], set[str]]:
+    """The top-level names of local modules, and the full names of all that are imported."""
     dropped = frozenset(exclude or ())
     found: set[str] = set()
     pending = [name for data in pickles for name in _named_in(data)]
@@ -98,14 +126,16 @@ def local_modules(
     local = functools.cache(is_local)
     while pending:
         name = pending.pop()
-        top = name.partition(".")[0]
-        if name in seen or _is_dropped(name, dropped) or not (top in found or local(top)):
+        if name in seen or _is_dropped(name, dropped):
             continue
         seen.add(name)
+        top = name.partition(".")[0]
+        if not (top in found or local(top)):
+            continue
         found.add(top)
         for path, package in _sources(name):
             pending += _imports(path, package)
-    return found
+    return found, seen
 
 
 def is_local(top: str) -> bool:

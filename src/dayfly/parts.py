@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from dayfly.bootstrap import Package, read_package
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.cloud.base import Cloud
-from dayfly.config import Config
 from dayfly.model import StorageConfig
 from dayfly.processes import Process, ThisProcess
 from dayfly.shell.base import Shell
@@ -19,7 +18,9 @@ from dayfly.storage.notes import StorageNotes
 from dayfly.storage.scoped import ScopedStorage
 
 if TYPE_CHECKING:
+    # Not on the VMs, which have no YAML.
     from dayfly.aws.session import Aws
+    from dayfly.config import Config
     from dayfly.wire.link import Dial
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import logging
 
 from dayfly import bootstrap
 from dayfly.clock import Clock, Entropy
+from dayfly.environment.order import Order
+from dayfly.environment.report import Report, read
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.model import Access, DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
 from dayfly.shell.base import Connection, Shell, Target
+
+log = logging.getLogger(__name__)
 
 #: Seconds for one attempt: sshd answers in milliseconds, or drops the connection in silence.
 ATTEMPT = 4.0
@@ -84,17 +89,23 @@ async def install_master(
     config: MasterConfig,
     package: bootstrap.Package,
     *,
+    kit: Order | None = None,
     timeout: float = INSTALL,
-) -> None:
+) -> Report | None:
     """Install and start the master's service; returns when it serves.
 
     Args:
         connection: To the VM.
         config: For the service.
         package: The dayfly to install.
-        timeout: Seconds for all of it.
+        kit: The environment to run it in, where the image has none.
+        timeout: Seconds for all of it but the environment.
+
+    Returns:
+        How the environment came about; ``None`` where the service ran already, or needs none.
 
     Raises:
+        EnvironmentFailedError: The environment cannot be had.
         ProvisionError: A step failed; its output is in the cause.
     """
     plan = bootstrap.installation(
@@ -103,9 +114,10 @@ async def install_master(
         package,
         runtime=config.runtime,
         mark=f"{config.access.serial} {config.host}:{config.port} {_trace(config)}",
+        kit=kit,
         timeout=timeout,
     )
-    await _install(connection, plan, config.instance.name, timeout)
+    return await _install(connection, plan, config.instance.name, timeout, kit)
 
 
 async def install_worker(
@@ -113,21 +125,27 @@ async def install_worker(
     config: WorkerConfig,
     package: bootstrap.Package,
     *,
+    kit: Order | None = None,
     login: str = "",
     arm: DismantlePolicy | None = None,
     timeout: float = INSTALL,
-) -> None:
+) -> Report | None:
     """Install and start a worker's agent; returns when it is up.
 
     Args:
         connection: To the VM.
         config: For the agent.
         package: The dayfly to install.
+        kit: The environment to run it in, where the image has none.
         login: ``user:password`` by which sshd lets in too; empty: by key only.
         arm: Also arm the VM's own deadline (a VM that is not of our launching).
-        timeout: Seconds for all of it.
+        timeout: Seconds for all of it but the environment.
+
+    Returns:
+        See :func:`install_master`.
 
     Raises:
+        EnvironmentFailedError: The environment cannot be had.
         ProvisionError: A step failed; its output is in the cause.
     """
     plan = bootstrap.installation(
@@ -136,11 +154,12 @@ async def install_worker(
         package,
         runtime=config.runtime,
         mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes}",
+        kit=kit,
         login=login,
         arm=arm,
         timeout=timeout,
     )
-    await _install(connection, plan, config.instance, timeout)
+    return await _install(connection, plan, config.instance, timeout, kit)
 
 
 def _trace(config: MasterConfig) -> str:
@@ -150,16 +169,27 @@ def _trace(config: MasterConfig) -> str:
 
 
 async def _install(
-    connection: Connection, plan: bootstrap.Installation, name: str, timeout: float
-) -> None:
+    connection: Connection,
+    plan: bootstrap.Installation,
+    name: str,
+    timeout: float,
+    kit: Order | None,
+) -> Report | None:
+    limit = timeout + (kit.deadline if kit else 0.0)
     try:
-        result = await connection.run(plan.script, stdin=plan.stdin, timeout=timeout)
+        result = await connection.run(plan.script, stdin=plan.stdin, timeout=limit)
     except CommandError as error:
         raise ProvisionError(
-            f"the {plan.service} service did not start on {name} within {timeout:.0f} s",
+            f"the {plan.service} service did not start on {name} within {limit:.0f} s",
             cause=error.cause or error.what,
             hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
         ) from error
+    report = None
+    if kit is not None and (result.stdout.strip() or result.status not in (0, 1)):
+        status, output, errors = result.status, result.stdout, result.stderr
+        report = read(output, vm=name, environment=kit.name, status=status, errors=errors)
+        for note in report.notes:
+            log.warning("%s: %s", name, note)
     if result.status != 0:
         tail = "\n    ".join((result.stderr or result.stdout).strip().splitlines()[-20:])
         raise ProvisionError(
@@ -168,3 +198,4 @@ async def _install(
             cause=tail or "it printed nothing",
             hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
         )
+    return report

@@ -156,7 +156,11 @@ class Demand:
             raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{image_id}" (expecting "ami-")')
         if image_id not in self.backend.amis:
             raise Refusal("InvalidAMIID.NotFound", f"The image id '[{image_id}]' does not exist")
-        return self.backend.amis[image_id]
+        image = self.backend.amis[image_id]
+        if image.state != "available":
+            message = f"The image id '[{image_id}]' is not available: it is {image.state}"
+            raise Refusal("InvalidAMIID.Unavailable", message)
+        return image
 
     def _check_type(self) -> None:
         known = facts(self.instance_type)

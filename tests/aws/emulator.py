@@ -61,6 +61,9 @@ class Setting(Generic[T]):
 class EmulatedAws:
     """The emulated account, and all that a test may do to it.
 
+    Args:
+        host: The address that it is served on.
+
     Attributes:
         endpoint: For ``AWS_ENDPOINT_URL``.
         role: The name of an instance profile (and role) that exists.
@@ -70,19 +73,20 @@ class EmulatedAws:
     account = ACCOUNT
     role = PROFILE
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         install()
         uploads.install()
         self._door = Door()
         self._server: BaseWSGIServer = make_server(
-            "127.0.0.1", 0, self._door, threaded=True, request_handler=Handler
+            host, 0, self._door, threaded=True, request_handler=Handler
         )
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )
         self._thread.start()
         atexit.register(self.close)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{host}:{self._server.server_port}"
+        self._host = host
         self.reset()
 
     def close(self) -> None:
@@ -339,5 +343,5 @@ class EmulatedAws:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-            "NO_PROXY": "127.0.0.1,localhost",
+            "NO_PROXY": f"127.0.0.1,localhost,{self._host}",
         }

@@ -10,19 +10,32 @@ import pytest
 
 from tests.aws.emulator import EmulatedAws
 
-__all__ = ["aws"]
+__all__ = ["account", "aws"]
+
+
+#: Where the account is served, unless machines of their own are to reach it.
+LOOPBACK = "127.0.0.1"
 
 
 @functools.cache
-def shared() -> EmulatedAws:
-    """The server of this process; it ends with it."""
-    return EmulatedAws()
+def _server(host: str) -> EmulatedAws:
+    return EmulatedAws(host)
+
+
+def shared(host: str = LOOPBACK) -> EmulatedAws:
+    """The server of this process on an address; it ends with it."""
+    return _server(host)
 
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedAws]:
     """An account of the test's own, found by every client that is made in it."""
-    emulated = shared()
+    yield from account(monkeypatch, LOOPBACK)
+
+
+def account(monkeypatch: pytest.MonkeyPatch, host: str) -> Iterator[EmulatedAws]:
+    """What such a fixture does, with the account served on some address."""
+    emulated = shared(host)
     emulated.reset()
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)

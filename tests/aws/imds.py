@@ -80,6 +80,7 @@ class MetadataService:
         account: Whose they are.
         zone: Tells a machine's availability zone, by its id.
         issue: Makes a machine's keys, by its role's name and its id.
+        listen: Address and port to be served on; port 0: any that is free.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class MetadataService:
         account: str,
         zone: Callable[[str], str],
         issue: Callable[[str, str], Keys],
+        listen: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.region = region
         self.account = account
@@ -97,7 +99,7 @@ class MetadataService:
         self._issue = issue
         self._subjects: dict[str, Subject] = {}
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(listen, _Handler)
         self._server.service = self
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="imds", daemon=True
@@ -151,6 +153,10 @@ class MetadataService:
             for request in self.requests.copy()
         )
 
+    def below(self, peer: str, path: str) -> str:
+        """The path that is meant, below the asking machine's endpoint."""
+        return path
+
     def answer(
         self, method: str, target: str, headers: Mapping[str, str]
     ) -> tuple[HTTPStatus, str, dict[str, str]]:
@@ -185,8 +191,10 @@ class MetadataService:
     def _leaves(self, subject: Subject) -> dict[str, Callable[[], str]]:
         """Every text that a machine can read: path -> what makes it."""
         metadata: dict[str, Callable[[], str]] = {
+            "hostname": lambda: _hostname(subject.address),
             "instance-id": lambda: subject.id,
             "instance-type": lambda: subject.instance_type,
+            "local-hostname": lambda: _hostname(subject.address),
             "local-ipv4": lambda: subject.address,
             "placement/availability-zone": lambda: self._zone(subject.id),
             "placement/region": lambda: self.region,
@@ -264,6 +272,10 @@ def _hand_out_token(
     return HTTPStatus.OK, token, {TTL_HEADER: ttl}
 
 
+def _hostname(address: str) -> str:
+    return f"ip-{address.replace('.', '-')}.ec2.internal"
+
+
 def _first(leaf: str, folder: str) -> str:
     """What a listing of a folder says of one of its leaves; a folder in it ends with a slash."""
     name, slash, _ = leaf.removeprefix(folder).partition("/")
@@ -320,7 +332,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         service = cast("_Server", self.server).service
         status, text, more = service.answer(
-            self.command, self.path, cast("Mapping[str, str]", self.headers)
+            self.command,
+            service.below(str(self.client_address[0]), self.path),
+            cast("Mapping[str, str]", self.headers),
         )
         body = text.encode()
         self.send_response(status)

@@ -22,7 +22,7 @@ from tests.aws.machines import SSH_PORT, EmbeddedMachines
 from tests.aws.world import ACCOUNT, REGION
 from tests.conftest import processes_of
 
-__all__ = ["machines"]
+__all__ = ["issue_keys", "machines"]
 
 #: Seconds for which a role's keys are good on an instance.
 _KEYS_LAST = 6 * 3600
@@ -73,6 +73,7 @@ def machines(
         "aws": {"region": REGION},
         "aws_ec2": {
             "instance_role": aws.role,
+            "environment": "image",  # the machines have the tests' own Python
             "ssh_port": SSH_PORT,
             "ssh_cidr": "127.0.0.0/8",
             "master_instance_type": "t3.micro",
@@ -89,7 +90,7 @@ def machines(
     def zone(instance_id: str) -> str:
         return aws.world.lives[instance_id].pool[1]
 
-    with MetadataService(region=REGION, account=ACCOUNT, zone=zone, issue=_issue) as metadata:
+    with MetadataService(region=REGION, account=ACCOUNT, zone=zone, issue=issue_keys) as metadata:
         behind = EmbeddedMachines(own_home / "ec2", metadata, endpoint=aws.endpoint)
         aws.machines = behind
         home = Ec2Home(own_home, config, config_file, aws, behind)
@@ -101,7 +102,7 @@ def machines(
         assert not left, f"processes left behind: {left}"
 
 
-def _issue(role: str, instance_id: str) -> Keys:
+def issue_keys(role: str, instance_id: str) -> Keys:
     """A role's keys as an instance gets them: of a session that is named after it."""
     session = sts_backends[ACCOUNT]["aws"].assume_role(
         region_name=REGION,

@@ -15,6 +15,7 @@ from tests.aws import listing
 from tests.aws.answers import answer
 from tests.aws.demand import Demand
 from tests.aws.images import replace_moto_images
+from tests.aws.imaging import create_image
 from tests.aws.launching import launch
 from tests.aws.life import Life
 from tests.aws.network import check_creation, check_deletion, forget_subnet
@@ -328,7 +329,10 @@ class Ec2(EC2Response):
         check_deletion(self.world, self._get_action(), str(self.params.get(key, "")))
         return proceed()
 
-    # Instance types
+    # Images and instance types
+
+    def create_image(self) -> Any:
+        return answer("CreateImage", {"ImageId": create_image(self.world, self.params)})
 
     def describe_instance_types(self) -> Any:
         if len(self.params.get("InstanceTypes", [])) > 100:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -114,6 +114,9 @@ class World:
         self.consoles: dict[str, str] = {}
         self.dooms: list[tuple[str, str]] = []
         self.machines: Machines | None = None
+        #: Copies the disk of an instance (by id, rebooting it or not) for an image that is
+        #: pending, and sees to what becomes of it; not to wait.
+        self.on_image: Callable[[str, Any, bool], None] | None = None
         self.calls: list[Call] = []
         self.crashes: list[str] = []
         self.foreign_buckets: set[str] = set()

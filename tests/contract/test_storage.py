@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -415,3 +416,35 @@ def test_a_full_disk_is_told_with_the_next_command() -> None:
 async def test_a_storage_that_was_never_written_is_empty(tmp_path: Path) -> None:
     assert await keys(DirectoryStorage(tmp_path / "never")) == []
     assert not (tmp_path / "never").exists()
+
+
+# -- lent to who has no credentials --
+
+
+async def test_what_is_lent_is_read_and_written_without_credentials(storage: Storage) -> None:
+    if isinstance(storage, SimStorage):
+        return  # nothing in a simulation opens URLs
+    await storage.put_object("data/x y", b"mine")
+    mine = await storage.lend("data/x y", "get", seconds=60)
+    assert await asyncio.to_thread(opened, mine) == b"mine"
+    theirs = await storage.lend("data/new", "put", seconds=60)
+    await asyncio.to_thread(written, theirs, b"theirs")
+    assert await storage.get_object("data/new") == b"theirs"
+
+
+def opened(url: str) -> bytes:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310  it is the storage's own
+        data: bytes = answer.read()
+        return data
+
+
+def written(url: str, data: bytes) -> None:
+    if url.startswith("file:"):
+        path = Path(urllib.request.url2pathname(url.removeprefix("file://")))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return
+    request = urllib.request.Request(url, data=data, method="PUT")  # noqa: S310
+    request.add_header("Content-Type", "application/octet-stream")  # else: a form
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
+        assert answer.status == 200

@@ -14,7 +14,7 @@ from dayfly.cloud.ec2.network import making
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import shared
 from tests.aws.imds import MetadataService
-from tests.aws.machine_fixtures import _issue
+from tests.aws.machine_fixtures import issue_keys
 from tests.aws.machines import EmbeddedMachines
 from tests.aws.world import ACCOUNT, REGION
 from tests.conftest import processes_of
@@ -35,7 +35,7 @@ def emulated_account(home: Path, patch: pytest.MonkeyPatch) -> Iterator[Emulated
     def zone(instance_id: str) -> str:
         return aws.world.lives[instance_id].pool[1]
 
-    with MetadataService(region=REGION, account=ACCOUNT, zone=zone, issue=_issue) as metadata:
+    with MetadataService(region=REGION, account=ACCOUNT, zone=zone, issue=issue_keys) as metadata:
         machines = EmbeddedMachines(home / "ec2", metadata, endpoint=aws.endpoint)
         aws.machines = machines
         try:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from dayfly.cloud.base import Finding, Notes, Resource
+from dayfly.environment.lock import Platform
 from dayfly.errors import (
     ApiError,
     CapacityError,
@@ -89,6 +90,10 @@ class SimCloud:
 
     async def owner(self) -> str:
         return await self._call("get_caller_identity", lambda: self._owner)
+
+    async def platform(self, instance_type: str) -> Platform:
+        await self.processes(instance_type)
+        return Platform()
 
     async def processes(self, instance_type: str) -> int:
         if instance_type not in TYPES:

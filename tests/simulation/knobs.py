@@ -187,6 +187,7 @@ class Knobs:
         compute: dict[str, Any] = {
             "region": "us-east-1",
             "instance_role": "dayfly",
+            "environment": "image",
             "worker_instance_type": "t3.medium",
             "worker_processes": self.processes,
             "max_workers": self.vms,

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from dayfly.errors import ObjectExistsError, ObjectNotFoundError, StorageError
 from dayfly.model import StorageConfig
@@ -181,6 +181,10 @@ class SimStorage:
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
+
+    async def lend(self, key: str, verb: Literal["get", "put"], *, seconds: float) -> str:
+        check_key(key)
+        return f"simulated:{verb}:{key}"
 
     async def locate(self) -> StorageConfig:
         await self._do("found", "the bucket itself", lambda: None)

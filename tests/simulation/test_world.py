@@ -26,6 +26,7 @@ def config(**compute: Any) -> dict[str, dict[str, Any]]:
         "aws": {"region": "us-east-1", "account_id": "123456789012"},
         "aws_ec2": {
             "instance_role": "dayfly",
+            "environment": "image",
             "worker_instance_type": "t3.medium",
             "worker_processes": 2,
             "max_workers": 3,

@@ -409,5 +409,7 @@ def test_timers_that_are_off_are_warned_of() -> None:
 
 
 def test_packages_that_nobody_installs_yet_are_told() -> None:
-    (warning,) = load(EC2, extra_python_packages=["numpy"], use_gpu=True).warnings
-    assert warning.startswith("[aws_ec2] extra_python_packages, use_gpu: nothing is installed")
+    (warning,) = load(EC2, extra_apt_packages=["gdal-bin"], use_gpu=True).warnings
+    assert warning.startswith("[aws_ec2] extra_apt_packages, use_gpu: this version installs no")
+    (warning,) = load(EC2, extra_python_packages=["numpy"], environment="none").warnings
+    assert "extra_python_packages: without meaning with environment: none" in warning

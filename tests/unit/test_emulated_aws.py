@@ -487,6 +487,31 @@ def test_the_console_says_what_the_test_put_there(ec2: Ec2) -> None:
     assert output == "ssh-ed25519 AAAA <host>"
 
 
+def test_an_image_of_an_instance_is_launched_once_it_is_available(ec2: Ec2) -> None:
+    instance = ec2.one()
+    ec2.until(instance, "running")
+    copied: list[Any] = []
+    ec2.aws.world.on_image = lambda *told: copied.append(told)
+    asked = {"InstanceId": instance, "Name": "mine", "NoReboot": True}
+    tags = tagged("image", "snapshot")
+    made = ec2.client.create_image(**asked, TagSpecifications=tags)["ImageId"]
+    (image,) = ec2.client.describe_images(Owners=["self"])["Images"]
+    assert (image["ImageId"], image["State"]) == (made, "pending")
+    assert image["Tags"] == tags[0]["Tags"]
+    (device,) = image["BlockDeviceMappings"]
+    assert ec2.aws.tags(device["Ebs"]["SnapshotId"]) == {"dayfly:managed": "true"}
+    ((source, pending, reboot),) = copied
+    assert (source, pending.id, reboot) == (instance, made, False)
+    assert refusal(ec2.run, ImageId=made) == ("InvalidAMIID.Unavailable", 400)
+    pending.state = "available"
+    assert ec2.one(ImageId=made)
+    assert refusal(ec2.client.create_image, **asked) == ("InvalidAMIName.Duplicate", 400)
+    gone = {**asked, "Name": "other"}
+    ec2.client.terminate_instances(InstanceIds=[instance])
+    ec2.until(instance, "terminated")
+    assert refusal(ec2.client.create_image, **gone) == ("IncorrectState", 400)
+
+
 def test_ubuntu_is_found_by_its_parameter_and_by_its_owner(
     ec2: Ec2, client: Callable[[str], Any]
 ) -> None:

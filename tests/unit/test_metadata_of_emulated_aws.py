@@ -64,10 +64,13 @@ def test_an_instance_reads_who_and_where_it_is(asker: Asker) -> None:
     assert asker.get("meta-data/local-ipv4", token) == (200, "127.16.0.1")
     assert asker.get("meta-data/iam/security-credentials/", token) == (200, "dayfly")
     assert asker.get("user-data", token) == (200, "#cloud-config\n{}")
+    assert asker.get("meta-data/local-hostname", token) == (200, "ip-127-16-0-1.ec2.internal")
     assert asker.get("meta-data/", token)[1].split() == [
+        "hostname",
         "iam/",
         "instance-id",
         "instance-type",
+        "local-hostname",
         "local-ipv4",
         "placement/",
         "public-ipv4",

@@ -189,14 +189,25 @@ def whole(key: str) -> str:
     return key.replace(keys.ROOT, f"{keys.ROOT}aws_ec2-us-east-1-alice@{ACCOUNT}/", 1)
 
 
+#: What VMs may read or write some of.
+PLACES = (*keys.TEMPORARY, keys.ENVIRONMENTS)
+
+
 def test_the_policies_speak_of_the_places_where_objects_lie() -> None:
     resources = {
         name for statement in policy("instance", place())["Statement"]
         for name in listed(statement["Resource"])
     }  # fmt: skip
-    places = (prefix.replace(keys.ROOT, f"{keys.ROOT}*/") for prefix in keys.TEMPORARY)
+    places = (prefix.replace(keys.ROOT, f"{keys.ROOT}*/") for prefix in PLACES)
     assert resources == {s3(f"{prefix}*") for prefix in places}
     assert s3(f"{keys.ROOT}*") in json.dumps(policy("client", place()))
+
+
+def test_a_worker_reads_environments_and_only_the_master_adds_to_them() -> None:
+    for key in (keys.lock("key"), keys.wheel("0" * 64)):
+        assert may("worker", "s3:GetObject", s3(whole(key)))
+        assert not may("worker", "s3:PutObject", s3(whole(key)))
+        assert may("master", "s3:PutObject", s3(whole(key)))
 
 
 def test_a_worker_reads_what_goes_in_and_writes_what_comes_out() -> None:

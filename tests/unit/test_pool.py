@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,20 @@ def test_a_runner_with_other_modules_is_replaced_once_it_is_idle() -> None:
     assert made.decide() == [Replace(1, "/two")]
 
 
+def test_a_job_of_another_python_has_runners_of_its_own() -> None:
+    made = dispatcher(1)
+    made.open("a", interpreter="/env/a/python")
+    made.add("a", [Call("a", index, b"") for index in range(2)])
+    assert made.decide() == [Replace(1, "", "/env/a/python")]
+    made.leave(1)
+    made.join(2, interpreter="/env/a/python")
+    [give] = made.decide()
+    assert isinstance(give, Give)
+    made.open("b")
+    made.add("b", [Call("b", 0, b"")])
+    assert made.decide() == [], "it runs dry before it is replaced"
+
+
 def modules_of_two_runners() -> Dispatcher:
     """Two runners, of which the first has imported ``/one`` and the second ``/two``."""
     made = dispatcher(2, a="/one", b="/two")
@@ -156,6 +171,23 @@ def test_a_death_is_told_with_its_evidence() -> None:
 async def test_many_calls_all_come_back_whoever_runs_them() -> None:
     async with bench(4) as b:
         assert await b.values(lambda x: -x, range(5000)) == [-x for x in range(5000)]
+
+
+async def test_jobs_of_two_pythons_share_a_worker(tmp_path: Path) -> None:
+    def which(_: int) -> str:
+        import os
+
+        return os.environ.get("WHICH", "the worker's")
+
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\nWHICH=another exec {sys.executable} "$@"\n')
+    other.chmod(0o700)
+    async with bench(2) as b:
+        ours = set(await b.values(which, range(4), job="ours"))
+        theirs = set(await b.values(which, range(4), job="theirs", interpreter=str(other)))
+        again = set(await b.values(which, range(4), job="again"))
+    assert ours == again == {"the worker's"}
+    assert theirs == {"another"}
 
 
 async def test_calls_do_not_wait_behind_a_long_one_while_a_runner_is_idle() -> None:

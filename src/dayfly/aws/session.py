@@ -137,6 +137,8 @@ class Aws:
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS if repeat else 1},
                 user_agent_extra="dayfly",
                 s3=_S3,
+                # Presigned URLs would have the version that new regions do not know.
+                signature_version="s3v4" if service == "s3" else None,
             )
             client = session.client(service, region_name=region or None, config=config)
             return await self._stack.enter_async_context(client)

@@ -18,6 +18,7 @@ import msgspec
 from dayfly import errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
+from dayfly.client.outfit import Outfitter
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
 from dayfly.model import (
@@ -71,6 +72,7 @@ class Ascender:
         self._parts = parts
         self._access = access
         self.cluster = Cluster(parts, access, owner)
+        self.outfitter = Outfitter(parts)
         self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
         #: Set once the master's VM exists and is up: where capacity is short it comes first.
         self.placed = asyncio.Event()
@@ -246,6 +248,8 @@ class Ascender:
         package = parts.package()
         storage = await parts.storage.locate()
         policy = parts.config.policy
+        kit = await self.outfitter.order(instance.instance_type)
+        workers_kit = await self.outfitter.ours(compute.worker_instance_types[0])
         config = MasterConfig(
             instance=instance,
             access=self._access,
@@ -257,6 +261,9 @@ class Ascender:
             storage=storage,
             policy=policy,
             start_timeout=compute.start_timeout,
+            kit=workers_kit.key if workers_kit else "",
+            interpreters=self.outfitter.interpreters,
+            index=self.outfitter.index,
             ssh_password="" if self._consume else compute.ssh_password,
             log_level=parts.config.dayfly.log_level,
         )
@@ -272,10 +279,12 @@ class Ascender:
                 runtime=compute.interpreter,
                 storage=storage,
                 policy=policy,
+                kit=kit.key if kit else "",
+                interpreters=self.outfitter.interpreters,
                 log_level=parts.config.dayfly.log_level,
             )
-            await provision.install_worker(connection, worker, package, arm=policy)
-        await provision.install_master(connection, config, package)
+            await provision.install_worker(connection, worker, package, kit=kit, arm=policy)
+        await provision.install_master(connection, config, package, kit=kit)
 
     async def _told_by_console(
         self, error: errors.DayflyError, instance: Instance

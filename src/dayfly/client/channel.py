@@ -78,6 +78,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Zip archive of local modules, and its digest; empty for none.
     modules: bytes = b""
     modules_digest: str = ""
+    #: Full names of the modules that the function and its local modules import.
+    imports: frozenset[str] = frozenset()
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

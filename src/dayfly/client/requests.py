@@ -56,6 +56,7 @@ def job_spec(
         retries=options.retries,
         chunksize=options.chunksize,
         environment=dict(options.environment),
+        packages="" if compute.environment in {"image", "none"} else compute.environment,
         reserved=function.reserved,
         client=by,
         max_cost=compute.max_cost,
@@ -76,6 +77,11 @@ async def job_request(
     pickles = [function.payload, *first[:LOOKED_INTO]]
     # Half a millisecond where nothing is found, which is less than a thread costs.
     found = modules.local_modules(*pickles, include=options.include, exclude=options.exclude)
+    imports: set[str] = set()
+    if spec.packages:
+        imports = modules.imported_modules(
+            *pickles, include=options.include, exclude=options.exclude
+        )
     archive = modules.Archive()
     if found:
         archive = await asyncio.to_thread(modules.archive, found, exclude=options.exclude)
@@ -86,4 +92,5 @@ async def job_request(
         function=function.payload,
         modules=archive.data,
         modules_digest=archive.digest,
+        imports=frozenset(imports),
     )

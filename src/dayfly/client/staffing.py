@@ -97,6 +97,12 @@ class Staffing:
             runtime=compute.interpreter,
             wanted=wanted(calls, preferred, most),
         )
+        packages, told = await self._ascender.outfitter.admit(
+            instance_types[0], channel.request.imports
+        )
+        for text in told:
+            channel.emit(m.Notice(level="warning", text=text, job=channel.id))
+        spec = msgspec.structs.replace(spec, packages=packages)
         if spec.max_cost is not None:
             await estimate_note(self._parts, spec, launch=spec.wanted)
         channel.request = msgspec.structs.replace(channel.request, spec=spec)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from dayfly.environment.lock import Platform
 from dayfly.model import Instance, InstanceSpec, InstanceState, Launch, Price
 
 
@@ -77,6 +78,14 @@ class Cloud(Protocol):
 
         Raises:
             ConfigError: There is no such type.
+        """
+        ...
+
+    async def platform(self, instance_type: str) -> Platform:
+        """What compiled packages can rely on, on instances of a type with the configured image.
+
+        Raises:
+            ConfigError: There is no such type, or no such image.
         """
         ...
 

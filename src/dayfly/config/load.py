@@ -126,15 +126,17 @@ def _warnings(config: Config) -> list[str]:
 def _unheeded(config: Config) -> list[str]:
     """Keys of EC2 that are read and checked, and change nothing in this version."""
     ec2 = config.aws_ec2
-    given = [
-        name
-        for name in ("extra_apt_packages", "extra_python_packages", "use_gpu", "docker_user")
-        if getattr(ec2, name)
-    ]
-    if config.dayfly.backend != "aws_ec2" or not given:
+    if config.dayfly.backend != "aws_ec2":
         return []
-    text = "nothing is installed on the VMs by this version; target_ami must bring all of it"
-    return [f"[aws_ec2] {', '.join(given)}: {text}"]
+    told = []
+    given = [n for n in ("extra_apt_packages", "use_gpu", "docker_user") if getattr(ec2, n)]
+    if given:
+        text = "this version installs no system packages; target_ami must bring all of it"
+        told.append(f"[aws_ec2] {', '.join(given)}: {text}")
+    if ec2.extra_python_packages and ec2.environment != "auto":
+        text = f"without meaning with environment: {ec2.environment}"
+        told.append(f"[aws_ec2] extra_python_packages: {text}")
+    return told
 
 
 def _password_warnings(config: Config) -> list[str]:

@@ -120,6 +120,30 @@ class ComputeSection(Section, frozen=True, kw_only=True):
             min_length=1,
         ),
     ] = "python3"
+    environment: Annotated[
+        str,
+        Meta(
+            description="The functions' packages. auto: those of this program's own Python, in "
+            "their exact versions. none: the VM's `runtime` as it is. image: likewise, and it has "
+            "what dayfly itself needs too, so that nothing is installed. Else a file: "
+            "`requirements.txt` or `pylock.toml`.",
+            min_length=1,
+        ),
+    ] = "image"
+    package_index: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(
+            description="URLs of package indexes, the default one first; by default those of uv's "
+            "or pip's configuration on this machine."
+        ),
+    ] = ()
+    python_mirror: Annotated[
+        str,
+        Meta(
+            description="URL of builds of Python, for VMs whose image lacks this one: in place of "
+            "uv's own releases, or a list of them (`.json`)."
+        ),
+    ] = ""
     auto_dismantle: Annotated[bool, Meta(description="False: no VM is stopped automatically.")] = (
         True
     )
@@ -198,6 +222,17 @@ class ComputeSection(Section, frozen=True, kw_only=True):
 
 class Ec2Section(ComputeSection, frozen=True, kw_only=True):
     """VMs on EC2."""
+
+    environment: Annotated[
+        str,
+        Meta(
+            description="The functions' packages. auto: those of this program's own Python, in "
+            "their exact versions. none: the VM's `runtime` as it is. image: likewise, and it has "
+            "what dayfly itself needs too, so that nothing is installed. Else a file: "
+            "`requirements.txt` or `pylock.toml`.",
+            min_length=1,
+        ),
+    ] = "auto"
 
     region: Annotated[str, Meta(description="Region of the VMs; by default `aws.region`.")] = ""
     instance_role: Annotated[

@@ -21,6 +21,7 @@ from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
 from dayfly.master.service import serve
 from dayfly.model import MasterConfig
+from dayfly.stock import Stock
 
 log = logging.getLogger("dayfly.master")
 
@@ -53,13 +54,19 @@ async def run(config: MasterConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     state = guest.path("/var/lib/dayfly")
+    storage = parts.open_storage(config.storage)
     await serve(
         config,
-        storage=parts.open_storage(config.storage),
+        storage=storage,
         journal=Journal(state / "journal.sqlite"),
         logbook=Logbook(state / "logs"),
         installer=SshInstaller(
-            parts.open_shell(), config, read_package, clock=clock, entropy=entropy
+            parts.open_shell(),
+            config,
+            read_package,
+            clock=clock,
+            entropy=entropy,
+            stock=Stock(storage),
         ),
         vm=guest.LinuxVm(clock),
         clock=clock,

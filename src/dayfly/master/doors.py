@@ -90,6 +90,8 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
         case m.HandBack():
             hub.handle(e.HandedBack(worker=peer.name, job=message.job, spans=message.spans))
         case m.Ready():
+            for packages in sorted(hub.stocking.done):
+                hub.peers.say(peer, m.Stocked(packages=packages))
             spare, holds = hub.is_spare(peer.name), bool(message.holding)
             hub.fleet.asked_for_work(peer.name, spare=spare, holds=holds)
             hub.handle(

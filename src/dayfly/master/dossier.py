@@ -34,6 +34,7 @@ class Dossier:
             modules=submit.modules,
             timeout=spec.timeout,
             environment=spec.environment,
+            packages=spec.packages,
             reserved=spec.reserved,
         )
         self.last = 0

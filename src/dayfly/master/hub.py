@@ -28,6 +28,7 @@ from dayfly.master.logbook import Logbook
 from dayfly.master.pacer import Pacer
 from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.master.scheduler import CLIENT_GRACE, Scheduler
+from dayfly.master.stocking import Stocking
 from dayfly.master.switchboard import Switchboard
 from dayfly.master.till import Till
 from dayfly.model import JobRow, JobState, MasterConfig, WorkerRow
@@ -107,6 +108,7 @@ class Hub:
             followed=lambda job: bool(self.peers.followers(job)),
             clock_now=clock.now,
         )
+        self.stocking = Stocking(storage, config.index, told=self._stocked)
         self.till = Till(config.instance, launched, reached=self.handle, clock=clock)
         self._pacer = Pacer(self.status, self.peers.followers, clock)
         self._rewake = asyncio.Event()
@@ -138,6 +140,7 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.books.archivist.aclose()
+        await self.stocking.aclose()
         await self.fleet.aclose()
         self.flush()
         if self.broken.done():
@@ -258,6 +261,10 @@ class Hub:
         finally:
             self._flushing = False
 
+    def _stocked(self, packages: str) -> None:
+        for worker in self.peers.workers:
+            self.peers.say_to_worker(worker, m.Stocked(packages=packages))
+
     def _archived(self, row: JobRow, failure: str) -> None:
         if failure:
             for peer in self.peers.followers(row.id):
@@ -293,6 +300,7 @@ class Hub:
         self.submits(spec.id, peer)
         self.peers.awake(peer, spec.id)
         self.home.job_began(spec.id, spec.policy, self.clock.monotonic())
+        self.stocking.begin(spec.packages)
         self.till.opened(spec)
         self.handle(e.JobSubmitted(spec=spec))
         self.attached(spec.id)

@@ -10,10 +10,12 @@ from typing import Protocol
 from dayfly import provision
 from dayfly.bootstrap import Package
 from dayfly.clock import Clock, Entropy
-from dayfly.errors import CommandError, UnreachableError
+from dayfly.environment.order import Order
+from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.master.member import processes_of
 from dayfly.model import DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
 from dayfly.shell.base import Shell
+from dayfly.stock import Stock
 
 #: Addresses to listen at that nobody can call.
 _WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
@@ -66,6 +68,7 @@ class SshInstaller:
         package: Reads the dayfly that is installed on workers; called at the first need.
         clock: Where time comes from.
         entropy: For jitter between attempts.
+        stock: What storage keeps of environments.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class SshInstaller:
         *,
         clock: Clock,
         entropy: Entropy,
+        stock: Stock | None = None,
     ) -> None:
+        self._stock = stock
         self._shell = shell
         self._config = config
         self._package = package
@@ -102,7 +107,9 @@ class SshInstaller:
                 reached()
                 package = await asyncio.to_thread(self._package)
                 config = self._worker_config(instance, policy)
-                await provision.install_worker(connection, config, package, login=self._login())
+                await provision.install_worker(
+                    connection, config, package, kit=await self._kit(), login=self._login()
+                )
             except UnreachableError:
                 # The connection broke; what was begun is taken up again by the next one.
                 if self._clock.monotonic() >= deadline:
@@ -127,6 +134,19 @@ class SshInstaller:
         finally:
             await connection.aclose()
 
+    async def _kit(self) -> Order | None:
+        """How a worker comes by its interpreter: by URLs that the master's role signs."""
+        if self._stock is None or not self._config.kit:
+            return None
+        lock = await self._stock.find(self._config.kit)
+        if lock is None:
+            raise ProvisionError(
+                f"the environment {self._config.kit} is not in storage any more",
+                cause="somebody has deleted it since the master was started",
+                hint="run the program again: it stores it again",
+            )
+        return await self._stock.order(lock, name="dayfly", interpreters=self._config.interpreters)
+
     def _login(self) -> str:
         password = self._config.ssh_password
         return f"{self._config.username}:{password}" if password else ""
@@ -144,5 +164,7 @@ class SshInstaller:
             storage=config.storage,
             policy=policy,
             spot=instance.spot,
+            kit=config.kit,
+            interpreters=config.interpreters,
             log_level=config.log_level,
         )

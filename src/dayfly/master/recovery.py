@@ -40,6 +40,7 @@ def _recover_job(hub: Hub, kept: KeptJob) -> None:
     if kept.row is not None:
         return
     hub.till.opened(dossier.spec)
+    hub.stocking.begin(dossier.spec.packages)
     now = hub.clock.monotonic()
     hub.home.job_began(kept.id, dossier.spec.policy, now if started is None else started)
     hub.handle(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -92,6 +92,18 @@ class Storage(Protocol):
 
     async def download_file(self, key: str, path: str | Path) -> None:
         """Write an object's content to ``path``, whole or not at all."""
+        ...
+
+    async def lend(self, key: str, verb: Literal["get", "put"], *, seconds: float) -> str:
+        """A URL by which whoever has it may read, or write, this one object for a time.
+
+        It is made without asking anybody, and is as secret as what it opens.
+
+        Args:
+            key: Of an object, which need not exist.
+            verb: What may be done: by HTTP's method of that name, or to the file of a ``file:``.
+            seconds: For how long; at most 7 days, and never longer than the lender's credentials.
+        """
         ...
 
     async def locate(self) -> StorageConfig:

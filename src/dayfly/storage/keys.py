@@ -1,7 +1,7 @@
 """Where dayfly's own objects lie in storage.
 
-Workers read below ``dayfly/in/`` and write below ``dayfly/out/`` only; a cluster's secrets
-are below ``dayfly/clusters/``, out of their reach.
+Workers read below ``dayfly/in/`` and ``dayfly/env/`` and write below ``dayfly/out/`` only; a
+cluster's secrets are below ``dayfly/clusters/``, out of their reach.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ CLUSTERS = ROOT + "clusters/"
 JOBS = ROOT + "jobs/"
 IN = ROOT + "in/"
 OUT = ROOT + "out/"
+ENVIRONMENTS = ROOT + "env/"
 #: What ``clean`` deletes without ``--all``.
 TEMPORARY = (IN, OUT, JOBS)
 
@@ -58,3 +59,13 @@ def outcomes(job: str, part: int) -> str:
 def logs(job: str) -> str:
     """The function logs of a job that has ended."""
     return f"{JOBS}{job}/logs"
+
+
+def lock(environment: str) -> str:
+    """Which files an environment consists of."""
+    return f"{ENVIRONMENTS}locks/{environment}"
+
+
+def wheel(sha256: str) -> str:
+    """A file of environments, by its content."""
+    return f"{ENVIRONMENTS}files/{sha256}"

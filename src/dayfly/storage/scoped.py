@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -84,6 +85,10 @@ class ScopedStorage:
     async def download_file(self, key: str, path: str | Path) -> None:
         """See :class:`~dayfly.storage.base.Storage`."""
         await self._storage.download_file(await self._whole(key), path)
+
+    async def lend(self, key: str, verb: Literal["get", "put"], *, seconds: float) -> str:
+        """See :class:`~dayfly.storage.base.Storage`."""
+        return await self._storage.lend(await self._whole(key), verb, seconds=seconds)
 
     async def locate(self) -> StorageConfig:
         """See :class:`~dayfly.storage.base.Storage`; the scope is in it."""

@@ -68,7 +68,14 @@ class JobBrief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     modules: str = ""
     timeout: float | None = None
     environment: dict[str, str] = {}
+    packages: str = ""
     reserved: list[str] = []
+
+
+class Stocked(Message, frozen=True):
+    """Storage has the files of an environment, as far as they can be had."""
+
+    packages: str
 
 
 class Assign(Message, frozen=True):

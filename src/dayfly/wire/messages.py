@@ -36,9 +36,10 @@ from dayfly.wire.leases import Ready as Ready
 from dayfly.wire.leases import Recall as Recall
 from dayfly.wire.leases import Revoke as Revoke
 from dayfly.wire.leases import SetDeadline as SetDeadline
+from dayfly.wire.leases import Stocked as Stocked
 
 #: Raised by one whenever a message changes its meaning or its shape.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: Functions, chunks of items and outcomes up to this many bytes travel inline; larger ones
 #: go through storage.
@@ -345,7 +346,7 @@ ToClient: TypeAlias = (
 )
 FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining
 ToWorker: TypeAlias = (
-    Assign | Revoke | Recall | Forget | Acknowledge | SetDeadline | PowerOff | Refused
+    Assign | Revoke | Recall | Forget | Acknowledge | SetDeadline | PowerOff | Refused | Stocked
 )
 Opening: TypeAlias = Hello | Challenge | Proof | Welcome | Refused
 

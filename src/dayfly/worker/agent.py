@@ -23,6 +23,7 @@ from dayfly.wire import link
 from dayfly.wire import messages as m
 from dayfly.wire.frame import spans_of
 from dayfly.worker import errands
+from dayfly.worker.environments import Environments, KitEnvironments
 from dayfly.worker.intake import Intake, Intakes
 from dayfly.worker.materials import Materials
 from dayfly.worker.notices import Interruptions, interruptions
@@ -59,6 +60,7 @@ class Agent:
         runner: Starts a runner.
         modules: Where local modules are unpacked.
         notices: Where a spot instance learns that it is taken back.
+        environments: Where functions find their packages.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Agent:
         runner: Start = RunnerProcess,
         modules: Path | None = None,
         notices: Interruptions | None = None,
+        environments: Environments | None = None,
     ) -> None:
         self._config = config
         self._storage = storage
@@ -94,6 +97,9 @@ class Agent:
             runner=runner,
         )
         self._materials = Materials(storage, modules or guest.path("/var/lib/dayfly/modules"))
+        self._environments = environments or KitEnvironments(
+            storage, config.instance, config.interpreters
+        )
         self._vm = guest.LinuxVm(clock) if vm is None else vm
         self._dial = dial
         self._notices = notices or (interruptions(clock) if config.spot else None)
@@ -270,6 +276,8 @@ class Agent:
                 self._recall(message)
             case m.Forget():
                 self._forget(message.job)
+            case m.Stocked():
+                self._environments.stocked(message.packages)
             case m.SetDeadline():
                 self._vm.set_deadline(message.seconds)
             case m.PowerOff():
@@ -288,8 +296,9 @@ class Agent:
         if brief is None or self._gone_at is not None:
             self._say(m.HandBack(job=assign.job, spans=[assign.span]))
             return
-        if not brief.function.key and not brief.modules:
-            self._open(brief, brief.function.data, "")
+        interpreter = self._environments.known(brief.packages)
+        if interpreter is not None and not brief.function.key and not brief.modules:
+            self._open(brief, brief.function.data, "", interpreter)
         indices = range(assign.span.start, assign.span.stop)
         if assign.attempt:
             attempts = self._attempts.setdefault(assign.job, {})
@@ -324,10 +333,12 @@ class Agent:
         # Several spans wait for the same function: it is fetched once.
         async with self._opening.setdefault(brief.id, asyncio.Lock()):
             if not self._pool.knows(brief.id):
+                interpreter = await self._environments.bring(brief.packages)
                 function = await self._materials.function(brief.function)
-                self._open(brief, function, await self._materials.modules(brief.modules))
+                modules = await self._materials.modules(brief.modules)
+                self._open(brief, function, modules, interpreter)
 
-    def _open(self, brief: m.JobBrief, function: bytes, modules: str) -> None:
+    def _open(self, brief: m.JobBrief, function: bytes, modules: str, interpreter: str) -> None:
         if brief.id not in self._briefs:  # forgotten meanwhile
             return
         self._pool.open(
@@ -335,6 +346,7 @@ class Agent:
                 id=brief.id,
                 function=function,
                 modules=modules,
+                interpreter=interpreter,
                 timeout=brief.timeout,
                 environment=brief.environment,
                 reserved=brief.reserved,

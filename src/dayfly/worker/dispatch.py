@@ -44,10 +44,14 @@ class Give(msgspec.Struct, frozen=True):
 
 
 class Replace(msgspec.Struct, frozen=True):
-    """End this idle runner, which has imported another job's modules, for one with these."""
+    """End this idle runner for one that can serve a job: it has imported another's modules.
+
+    Or it is of another Python.
+    """
 
     runner: int
     modules: str
+    interpreter: str = ""
 
 
 class Line(msgspec.Struct):
@@ -58,6 +62,7 @@ class Line(msgspec.Struct):
     """
 
     modules: str
+    interpreter: str
     single: bool
     waiting: deque[Call]
     estimate: float | None = None
@@ -70,11 +75,23 @@ class Hand(msgspec.Struct):
         calls: By number, in the order in which they run.
         given: How many it has been given in all.
         modules: Which job's modules it has imported, or soon will.
+        interpreter: The Python that it is.
     """
 
     calls: dict[int, Call]
     given: int = 0
     modules: str = ""
+    interpreter: str = ""
+
+    def fits(self, line: Line) -> bool:
+        """Whether it can serve a job."""
+        if self.interpreter != line.interpreter:
+            return False
+        return not line.modules or self.modules in ("", line.modules)
+
+    def serves(self, line: Line) -> bool:
+        """Whether it is as a job needs it, with its modules imported."""
+        return self.interpreter == line.interpreter and line.modules in ("", self.modules)
 
 
 def appetite(
@@ -106,9 +123,11 @@ class Dispatcher:
 
     # -- jobs --
 
-    def open(self, job: str, *, modules: str = "", single: bool = False) -> None:
+    def open(
+        self, job: str, *, modules: str = "", interpreter: str = "", single: bool = False
+    ) -> None:
         """Make a line for a job; ``single`` keeps runners from holding more than one call."""
-        self._lines[job] = Line(modules, single, deque())
+        self._lines[job] = Line(modules, interpreter, single, deque())
 
     def close(self, job: str) -> None:
         """Forget a job and its waiting calls."""
@@ -167,9 +186,9 @@ class Dispatcher:
 
     # -- runners --
 
-    def join(self, runner: int, *, modules: str = "") -> None:
+    def join(self, runner: int, *, modules: str = "", interpreter: str = "") -> None:
         """Count on a new runner."""
-        self._hands[runner] = Hand({}, modules=modules)
+        self._hands[runner] = Hand({}, modules=modules, interpreter=interpreter)
 
     def leave(self, runner: int) -> dict[int, Call]:
         """A runner is gone, or given up already; what it held."""
@@ -228,25 +247,23 @@ class Dispatcher:
         if hand is None:
             return []
         waiting = [(job, line) for job, line in self._lines.items() if line.waiting]
-        served = {other.modules for other in self._hands.values()}
-        stranded = [(job, line) for job, line in waiting if line.modules not in {"", *served}]
-        fitting = [
-            (job, line)
-            for job, line in waiting
-            if not line.modules or hand.modules in ("", line.modules)
+        hands = self._hands.values()
+        stranded = [
+            (job, line) for job, line in waiting if not any(other.serves(line) for other in hands)
         ]
+        fitting = [(job, line) for job, line in waiting if hand.fits(line)]
         if not stranded and fitting:
             return self._give(runner, hand, *fitting[0])
         if hand.calls:
-            return []  # a runner runs dry before it may take up other modules
+            return []  # a runner runs dry before it may become another one
         others = stranded or [each for each in waiting if self._worth_a_runner(each[1])]
         if not others:
             return []
         job, line = others[0]
-        if not hand.modules:
+        if hand.fits(line):
             return self._give(runner, hand, job, line)
-        hand.modules = line.modules
-        return [Replace(runner, line.modules)]
+        hand.modules, hand.interpreter = line.modules, line.interpreter
+        return [Replace(runner, line.modules, line.interpreter)]
 
     def _worth_a_runner(self, line: Line) -> bool:
         """Whether a new runner would begin before those that have the modules are through."""

@@ -35,12 +35,14 @@ class PoolJob(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         function: Header and pickle, as :mod:`dayfly.serialize` made them.
         modules: Directory of its local modules; empty for none.
+        interpreter: The Python that it runs in; empty: the pool's own.
         timeout: Seconds that one call may run.
     """
 
     id: str
     function: bytes
     modules: str = ""
+    interpreter: str = ""
     timeout: float | None = None
     environment: dict[str, str] = {}
     reserved: list[str] = []
@@ -59,6 +61,7 @@ class Known(msgspec.Struct):
 
     Attributes:
         slots: Numbers of the jobs that it has loaded.
+        interpreter: See :class:`PoolJob`.
         since: When the call that it runs began, as far as can be told.
         proven: Whether it has told an outcome yet.
         last: The call that it ended last.
@@ -67,6 +70,7 @@ class Known(msgspec.Struct):
 
     process: Runner
     slots: set[int]
+    interpreter: str = ""
     since: float = 0.0
     proven: bool = False
     last: Call | None = None
@@ -141,8 +145,11 @@ class Pool:
 
     def start(self) -> None:
         """Start the runners; they are warm some 50 ms later."""
+        self._replenish("")
+
+    def _replenish(self, interpreter: str) -> None:
         while len(self._runners) < self._processes and self._failed_starts < STARTS:
-            self._add_runner()
+            self._add_runner(interpreter=interpreter)
 
     async def aclose(self) -> None:
         """End every runner, and whatever they have started.
@@ -167,7 +174,12 @@ class Pool:
             return
         self._jobs[job.id] = job
         self._slots[job.id] = next(self._slot_numbers)
-        self._dispatcher.open(job.id, modules=job.modules, single=job.timeout is not None)
+        self._dispatcher.open(
+            job.id,
+            modules=job.modules,
+            interpreter=job.interpreter,
+            single=job.timeout is not None,
+        )
         if self._broken:  # its cause may be gone
             self._broken, self._failed_starts = "", 0
             self.start()
@@ -327,10 +339,11 @@ class Pool:
                 self._all_gone.set()
             return
         if not (known.proven or known.verdict or left):
-            self._start_failed(obituary.describe(death))
+            interpreter = known.interpreter or self._command.interpreter
+            self._start_failed(obituary.describe(death), interpreter)
         if not known.verdict:
             self._owner.trouble(f"runner {process.pid}: {obituary.describe(death)}")
-        self.start()
+        self._replenish(known.interpreter)
         self._feed()
 
     # -- carrying out --
@@ -350,7 +363,7 @@ class Pool:
             self._dispatcher.leave(action.runner)
             known.verdict = Verdict(0, None, "replaced")
             known.process.kill()
-            self._add_runner(action.modules)
+            self._add_runner(action.modules, action.interpreter)
             return
         slot = self._slots[action.job]
         if slot not in known.slots:
@@ -368,23 +381,26 @@ class Pool:
             known.since = self._clock.now()
         known.process.give(slot, action.first, action.calls)
 
-    def _add_runner(self, modules: str = "") -> None:
+    def _add_runner(self, modules: str = "", interpreter: str = "") -> None:
+        command = self._command
+        if interpreter:
+            command = msgspec.structs.replace(command, interpreter=interpreter)
         try:
-            process = self._start_runner(next(self._runner_numbers), self._command, self)
+            process = self._start_runner(next(self._runner_numbers), command, self)
         except OSError as error:
-            self._start_failed(str(error))
+            self._start_failed(str(error), command.interpreter)
             return
-        self._runners[process.id] = Known(process, set())
-        self._dispatcher.join(process.id, modules=modules)
+        self._runners[process.id] = Known(process, set(), interpreter)
+        self._dispatcher.join(process.id, modules=modules, interpreter=interpreter)
         if self._held:
             process.hold()
 
-    def _start_failed(self, reason: str) -> None:
+    def _start_failed(self, reason: str, interpreter: str) -> None:
         self._failed_starts += 1
         if self._failed_starts >= STARTS and not self._runners:
             self._broken = (
                 f"no runner process can be started on {self._worker} with the interpreter "
-                f"{self._command.interpreter!r}: {reason}"
+                f"{interpreter!r}: {reason}"
             )
             self._owner.trouble(self._broken)
 

@@ -535,7 +535,9 @@ def _settle(parent: int) -> None:
         os._exit(ORPHANED)
 
 
-def main(channel: str, tickets: str, parent: str, log_level: str, spare: str) -> NoReturn:
+def main(
+    channel: str, tickets: str, parent: str, log_level: str, spare: str, dayfly: str
+) -> NoReturn:
     """Serve the agent.
 
     Args:
@@ -544,12 +546,14 @@ def main(channel: str, tickets: str, parent: str, log_level: str, spare: str) ->
         parent: The agent's process id.
         log_level: From which level on the functions' logging is shown.
         spare: The agent's own cloudpickle, for an interpreter that has none.
+        dayfly: Folder of the agent's own dayfly: modules of the user's may import its names.
     """
     # Nobody's terminal: but children that the function starts must keep their own SIGINT.
     signal.signal(signal.SIGINT, lambda *_: None)
     faulthandler.enable(file=2, all_threads=False)
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
+    sys.path.append(dayfly)
     del sys.argv[1:]
     # The functions' __main__ is the user's, not this file.
     sys.modules["__dayfly_runner__"] = sys.modules["__main__"]

@@ -57,6 +57,7 @@ def start(
     spare = importlib.util.find_spec("cloudpickle")
     arguments = [str(far.fileno()), str(tickets_far.fileno()), str(os.getpid()), command.log_level]
     arguments.append(str(Path(spare.origin).parent) if spare and spare.origin else "")
+    arguments.append(str(Path(runner.__file__).parents[2]))
     try:
         process = subprocess.Popen(
             [command.interpreter, runner.__file__, *arguments],

@@ -17,6 +17,7 @@ from dayfly.cloud.ec2.doctor.examination import examine
 from dayfly.cloud.ec2.instances import changing
 from dayfly.cloud.ec2.instances.listing import Listing
 from dayfly.cloud.ec2.instances.terminating import terminate
+from dayfly.cloud.ec2.launch.images import find_image, platform_of
 from dayfly.cloud.ec2.launch.instancetypes import find_types
 from dayfly.cloud.ec2.launch.launching import Launcher
 from dayfly.cloud.ec2.launch.pools import RESTING, Outlook, Resting
@@ -29,6 +30,7 @@ from dayfly.cloud.ec2.persistence import together
 from dayfly.cloud.ec2.prices import find_prices
 from dayfly.cloud.ec2.reactions import Kind, reaction
 from dayfly.config.sections import Ec2Section
+from dayfly.environment.lock import Platform
 from dayfly.errors import ConfigError, DayflyError
 from dayfly.model import ALIVE, ExecMode, Instance, InstanceSpec, InstanceState, Launch, Price
 
@@ -103,6 +105,15 @@ class Ec2Cloud:
                 self._api, [*section.worker_instance_types, section.master_instance_type]
             )
         return (await find_types(self._api, [instance_type]))[instance_type].vcpus
+
+    async def platform(self, instance_type: str) -> Platform:  # noqa: D102
+        section = self._section
+        await self.processes(instance_type)  # in one call with all that will be asked for
+        facts = (await find_types(self._api, [instance_type]))[instance_type]
+        if section.exec_mode is ExecMode.CONSUME:
+            return platform_of(facts.architecture)
+        image = await find_image(self._api, section.target_ami, facts.architecture)
+        return platform_of(facts.architecture, image.name)
 
     async def launch(  # noqa: D102
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str

@@ -18,6 +18,7 @@ from dayfly.cloud.localhost.doctor import examine
 from dayfly.cloud.localhost.environment import user_name
 from dayfly.cloud.localhost.faults import Faults, read_faults
 from dayfly.cloud.localhost.plane import Plane
+from dayfly.environment.lock import Platform, this_platform
 from dayfly.errors import CloudError, ConfigError
 from dayfly.model import Instance, InstanceSpec, InstanceState, Launch, Price
 
@@ -73,6 +74,9 @@ class LocalhostCloud:
             cause=f"its types are local.1 to local.{_MAX_PROCESSES}, by their processes",
             hint=f"worker_instance_type: local.{min(os.cpu_count() or 1, _MAX_PROCESSES)}",
         )
+
+    async def platform(self, instance_type: str) -> Platform:  # noqa: ARG002, D102
+        return this_platform()
 
     async def launch(  # noqa: D102
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str

@@ -181,6 +181,21 @@ class Bucket:
         except TimeoutError as error:
             raise CloudError(what, cause=f"it took longer than {limit:.0f} s") from error
 
+    async def sign(self, operation: str, key: str, *, seconds: float) -> str:
+        """A URL that carries the right to one request; nobody is asked.
+
+        The bucket's owner is not part of it: whoever has the URL would have to say it too.
+        """
+        place = await self.place()
+        client = await self._aws.client("s3", region=self.region)
+        with in_our_words(undone(operation, place.location, key)):
+            url: str = await client.generate_presigned_url(
+                operation,
+                Params={"Bucket": place.location, "Key": key},
+                ExpiresIn=max(1, round(seconds)),
+            )
+            return url
+
     async def _ours(self) -> Ours:
         """Whose the bucket is, after a denial; asked once."""
         async with self._judging:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dayfly.aws.session import Aws
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
@@ -188,6 +188,14 @@ class S3Storage:
         with self._missing(key), Target(path) as target:
             await reading.read_all(self._bucket, key, 0, None, target.write)
             await target.finish()
+
+    async def lend(self, key: str, verb: Literal["get", "put"], *, seconds: float) -> str:
+        """A presigned URL.
+
+        Source: the S3 user guide, "Sharing objects with presigned URLs".
+        """
+        check_key(key)
+        return await self._bucket.sign(f"{verb}_object", key, seconds=seconds)
 
     async def locate(self) -> StorageConfig:
         """The bucket and its owner; makes it if it is missing."""

@@ -75,6 +75,7 @@ class On(StrEnum):
     IN = "objects below dayfly/*/in/"
     OUT = "objects below dayfly/*/out/"
     JOBS = "objects below dayfly/*/jobs/"
+    ENVIRONMENTS = "objects below dayfly/*/env/"
 
 
 class Right(msgspec.Struct, frozen=True):
@@ -130,6 +131,7 @@ def _writes(name: str, why: str, action: str = "PutObject") -> Operation:
     rights = (
         Right(f"s3:{action}", On.OBJECTS),
         Right(f"s3:{action}", On.JOBS, who="master"),
+        Right(f"s3:{action}", On.ENVIRONMENTS, who="master"),
         Right(f"s3:{action}", On.OUT, who="worker"),
     )
     return Operation("s3", name, why, rights)
@@ -302,9 +304,22 @@ OPERATIONS: Final = (
         "s3",
         "get_object",
         "reads",
-        (Right("s3:GetObject", On.OBJECTS), Right("s3:GetObject", On.IN, who="worker")),
+        (
+            Right("s3:GetObject", On.OBJECTS),
+            Right("s3:GetObject", On.IN, who="worker"),
+            Right("s3:GetObject", On.ENVIRONMENTS, who="master"),
+            Right("s3:GetObject", On.ENVIRONMENTS, who="worker"),
+        ),
     ),
-    Operation("s3", "head_object", "reads a size", (Right("s3:GetObject", On.OBJECTS),)),
+    Operation(
+        "s3",
+        "head_object",
+        "reads a size",
+        (
+            Right("s3:GetObject", On.OBJECTS),
+            Right("s3:GetObject", On.ENVIRONMENTS, who="master"),
+        ),
+    ),
     Operation("s3", "list_objects_v2", "lists", (Right("s3:ListBucket", On.LISTING),)),
     Operation("s3", "delete_object", "gives it back", (Right("s3:DeleteObject", On.OBJECTS),)),
     Operation("s3", "delete_objects", "gives it back", (Right("s3:DeleteObject", On.OBJECTS),)),

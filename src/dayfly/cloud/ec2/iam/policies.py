@@ -25,6 +25,7 @@ HOLDERS: Final = ("client", "master", "worker", "instance")
 _ROOT: Final = "dayfly/"
 #: The second part is whose they are (``dayfly.storage.scoped``).
 _IN, _OUT, _JOBS = f"{_ROOT}*/in/", f"{_ROOT}*/out/", f"{_ROOT}*/jobs/"
+_ENVIRONMENTS = f"{_ROOT}*/env/"
 
 _PARTIES: Final[Mapping[Holder, tuple[Who, ...]]] = {
     "client": ("client",),
@@ -168,7 +169,7 @@ def _target(on: On, place: Place) -> tuple[list[str], Conditions]:
             return [f"arn:{place.partition}:servicequotas:{where}:ec2/*"], {}
         case On.ROLE | On.SPOT_ROLE:
             return _role(on, place)
-        case On.BUCKET | On.LISTING | On.OBJECTS | On.IN | On.OUT | On.JOBS:
+        case On.BUCKET | On.LISTING | On.OBJECTS | On.IN | On.OUT | On.JOBS | On.ENVIRONMENTS:
             return _storage(on, place)
         case On.VPC | On.NEW_NETWORK | On.NEW_IN_NETWORK | On.NEW_GROUP | On.PLACE:
             return _network(on, place)
@@ -279,5 +280,7 @@ def _storage(on: On, place: Place) -> tuple[list[str], Conditions]:
             return place.s3(_OUT), {}
         case On.JOBS:
             return place.s3(_JOBS), {}
+        case On.ENVIRONMENTS:
+            return place.s3(_ENVIRONMENTS), {}
         case _:
             return place.s3(_ROOT), {}

@@ -1,0 +1,119 @@
+"""What storage keeps of environments: which files each has, and the files themselves.
+
+A VM is sent URLs, each good for one file and for a time, so that it needs neither credentials nor
+anything of dayfly to fetch them. What storage does not have yet comes from the index where the
+lock found it, and is left in storage for the next VM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from dayfly.environment.indexes import authorized
+from dayfly.environment.lock import File, Lock
+from dayfly.environment.order import FileOrder, Interpreters, Order, Source
+from dayfly.errors import ObjectNotFoundError
+from dayfly.storage import keys
+from dayfly.storage.base import Storage
+
+#: Seconds for which a VM may use the URLs that it was sent: those of a role's credentials end
+#: with these, which is up to an hour later.
+LENT: Final = 3600.0
+_UVS_OWN: Final = Interpreters()
+#: Files that are stored at once.
+_UPLOADS: Final = 4
+
+
+class Stock:
+    """The environments of one owner.
+
+    Args:
+        storage: Where they are kept.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def find(self, key: str) -> Lock | None:
+        """The lock of an environment, if it was made before."""
+        try:
+            data = await self._storage.get_object(keys.lock(key))
+        except ObjectNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=Lock)
+
+    async def keep(
+        self, lock: Lock, files: Mapping[str, Path] = MappingProxyType({}), *, alias: str = ""
+    ) -> None:
+        """Store a lock, after those of its files that no index has.
+
+        Args:
+            lock: It is complete: from now on its key stands for these files.
+            files: Where they are, by their SHA-256.
+            alias: Another key by which it is to be found.
+        """
+        slots = asyncio.Semaphore(_UPLOADS)
+
+        async def store(sha256: str, path: Path) -> None:
+            async with slots:
+                await self._storage.upload_file(path, keys.wheel(sha256))
+
+        async with asyncio.TaskGroup() as tasks:
+            for sha256, path in files.items():
+                tasks.create_task(store(sha256, path))
+        for key in dict.fromkeys([lock.key, alias or lock.key]):
+            await self._storage.put_object(keys.lock(key), msgspec.json.encode(lock))
+
+    async def order(
+        self,
+        lock: Lock,
+        *,
+        name: str,
+        check: tuple[str, ...] = (),
+        interpreters: Interpreters = _UVS_OWN,
+        index: tuple[str, ...] = (),
+        deposit: bool = True,
+    ) -> Order:
+        """What the kit is to be told on a VM, with URLs that are as secret as what they open.
+
+        Args:
+            lock: Of the environment; one of its files is uv.
+            name: What people call it.
+            check: Modules that must be importable in the end.
+            interpreters: Where a Python comes from that the VM lacks.
+            index: URLs of package indexes, with the passwords that the files' own URLs lack.
+            deposit: Whether the VM leaves in storage what it had to fetch elsewhere.
+        """
+        files = [await self._file(file, index=index, deposit=deposit) for file in lock.files]
+        uv = next(file for file in files if file.package == "uv")
+        return Order(
+            key=lock.key,
+            name=name,
+            python=lock.python,
+            uv=uv,
+            files=tuple(file for file in files if file is not uv),
+            check=check,
+            interpreters=interpreters,
+        )
+
+    async def _file(self, file: File, *, index: tuple[str, ...], deposit: bool) -> FileOrder:
+        key = keys.wheel(file.sha256)
+        sources = [Source(name="storage", url=await self._storage.lend(key, "get", seconds=LENT))]
+        if file.url:
+            sources.append(Source(name="index", url=authorized(file.url, index)))
+        leave = deposit and bool(file.url)
+        return FileOrder(
+            package=file.package,
+            version=file.version,
+            filename=file.filename,
+            sha256=file.sha256,
+            size=file.size,
+            sources=tuple(sources),
+            deposit=await self._storage.lend(key, "put", seconds=LENT) if leave else "",
+        )

@@ -1,0 +1,129 @@
+"""The interpreters that functions run in: each brought to this VM once, by the kit.
+
+The kit is a process of its own, run as a bare VM runs it: the agent never imports, installs or
+unpacks anything of the user's itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from contextlib import suppress
+from typing import Final, Protocol
+
+from dayfly.environment import kit
+from dayfly.environment.order import Interpreters, Order
+from dayfly.environment.report import read
+from dayfly.errors import EnvironmentFailedError
+from dayfly.stock import Stock
+from dayfly.storage.base import Storage
+
+log = logging.getLogger(__name__)
+
+#: Seconds beyond the kit's own deadline.
+_GRACE: Final = 10.0
+#: Seconds for which the master may be busy with putting the files into storage.
+_PATIENCE: Final = 600.0
+
+
+class Environments(Protocol):
+    """Where functions find their packages."""
+
+    def known(self, key: str) -> str | None:
+        """The interpreter of an environment that is here already; that of none is ``""``."""
+        ...
+
+    def stocked(self, key: str) -> None:
+        """Storage has the files of an environment."""
+        ...
+
+    async def bring(self, key: str) -> str:
+        """The interpreter of an environment, which is installed at the first need.
+
+        Raises:
+            EnvironmentFailedError: It cannot be had.
+            StorageError: Storage cannot be asked for it.
+        """
+        ...
+
+
+class KitEnvironments:
+    """The form that installs.
+
+    Args:
+        storage: The cluster's.
+        worker: This VM, as people know it.
+        interpreters: Where a Python comes from that the VM lacks.
+    """
+
+    def __init__(self, storage: Storage, worker: str, interpreters: Interpreters) -> None:
+        self._stock = Stock(storage)
+        self._worker = worker
+        self._interpreters = interpreters
+        self._known = {"": ""}
+        self._bringing: dict[str, asyncio.Lock] = {}
+        self._stocked: dict[str, asyncio.Event] = {}
+
+    def known(self, key: str) -> str | None:
+        """See :class:`Environments`."""
+        return self._known.get(key)
+
+    def stocked(self, key: str) -> None:
+        """See :class:`Environments`."""
+        self._stocked.setdefault(key, asyncio.Event()).set()
+
+    async def bring(self, key: str) -> str:
+        """See :class:`Environments`."""
+        # Several spans wait for the same one: it is installed once.
+        async with self._bringing.setdefault(key, asyncio.Lock()):
+            if key not in self._known:
+                self._known[key] = await self._install(key)
+            return self._known[key]
+
+    async def _install(self, key: str) -> str:
+        with suppress(TimeoutError):  # the master may be gone; the index is asked then
+            async with asyncio.timeout(_PATIENCE):
+                await self._stocked.setdefault(key, asyncio.Event()).wait()
+        lock = await self._stock.find(key)
+        if lock is None:
+            raise EnvironmentFailedError(
+                f"environment {key} is not in storage any more",
+                stage="lock",
+                kind="order",
+                vm=self._worker,
+                cause="somebody has deleted it since the job was submitted",
+                hint="run the program again: it stores it again",
+            )
+        order = await self._stock.order(
+            lock, name=key[:8], interpreters=self._interpreters, deposit=False
+        )
+        log.info("environment %s: %d packages for Python %s", key, len(order.files), lock.python)
+        status, output, said = await _run(order)
+        report = read(output, vm=self._worker, environment=key[:8], status=status, errors=said)
+        for note in report.notes:
+            log.warning("environment %s: %s", key, note)
+        steps = ", ".join(f"{step.step} {step.seconds:.1f} s" for step in report.steps)
+        log.info("environment %s: there after %.1f s (%s)", key, report.seconds, steps)
+        return report.python
+
+
+async def _run(order: Order) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        kit.__file__,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(order.deadline + _GRACE):
+            output, said = await process.communicate(order.encode())
+    except TimeoutError:
+        return None, "", f"it was still running after {order.deadline + _GRACE:.0f} s"
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+    return process.returncode, output.decode("utf-8", "replace"), said.decode("utf-8", "replace")

@@ -1,0 +1,106 @@
+"""Machine images with something behind them: Debian's, and what CreateImage makes."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tests.aws.emulator import EmulatedAws
+from tests.aws.images import UbuntuImage
+from tests.machines import root
+from tests.machines.box import Run
+from tests.machines.nspawn import NspawnMachines
+
+#: Debian's account.
+DEBIAN: Final = "136693071363"
+#: Image id -> Debian's release.
+RELEASES: Final = {
+    "ami-0d12b00c000000000": "bookworm",
+    "ami-0d137000000000000": "trixie",
+}
+BOOKWORM, TRIXIE = RELEASES
+
+
+class Images:
+    """What the disks of images consist of.
+
+    Args:
+        run: Where they are kept.
+        aws: The account that is to know them.
+    """
+
+    def __init__(self, run: Run, aws: EmulatedAws) -> None:
+        self._run = run
+        self._made: dict[str, tuple[Path, ...]] = {}
+        self._copies: list[threading.Thread] = []
+        for image_id, release in RELEASES.items():
+            register(aws, image_id, release)
+
+    def layers(self, image_id: str) -> Sequence[Path]:
+        """The layers of an image, the lowest one first.
+
+        Raises:
+            KeyError: Nothing is behind this image.
+        """
+        if image_id in self._made:
+            return self._made[image_id]
+        if image_id not in RELEASES:
+            raise KeyError(f"{image_id} has no disk in the box; {', '.join(RELEASES)} have")
+        return (stock(self._run, RELEASES[image_id]),)
+
+    def make(self, machines: NspawnMachines, instance_id: str, image: Any, reboot: bool) -> None:
+        """Begin to make a pending image of a machine; it is available, or failed, by itself."""
+        folder = self._run.folder / "images"
+        folder.mkdir(exist_ok=True)
+
+        def copy() -> None:
+            try:
+                self._made[image.id] = machines.snapshot(
+                    instance_id, folder / image.id, reboot=reboot
+                )
+            except BaseException:
+                image.state = "failed"
+                raise
+            image.state = "available"
+
+        thread = threading.Thread(target=copy, name=image.id)
+        self._copies.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Wait for what is being copied, and delete all copies."""
+        for thread in self._copies:
+            thread.join()
+        shutil.rmtree(self._run.folder / "images", ignore_errors=True)
+
+
+def stock(run: Run, release: str) -> Path:
+    """The root of a release; its first use takes a minute or two."""
+    return root.ensure(root.Recipe(release), run.cache, run.execute)
+
+
+def register(aws: EmulatedAws, image_id: str, release: str) -> None:
+    """Have the account know an image of Debian's."""
+    backend = aws.world.backend
+    built = datetime(2025, 5, 20, tzinfo=UTC)
+    image = UbuntuImage(
+        backend,
+        image_id,
+        name=f"debian-{release}-amd64-{built:%Y%m%d}",
+        description=f"Debian {release} (amd64)",
+        owner_id=DEBIAN,
+        public=True,
+        virtualization_type="hvm",
+        architecture="x86_64",
+        image_location=f"amazon/debian-{release}-amd64",
+        hypervisor="xen",
+        root_device_type="ebs",
+        root_device_name="/dev/xvda",
+        creation_date=built,
+        region_name=f"{backend.region_name}a",
+    )
+    backend.amis[image.id] = image
