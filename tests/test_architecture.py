@@ -51,8 +51,7 @@ SEAMED = {"client", "master", "worker", "provision", "dismantle", "wire"}
 CHANCE = {"time", "random", "uuid", "secrets"}
 LONGEST = 450
 #: Longer ones, and why.
-ALONE = "runs where no other module of ours is, so it stays one file"
-LONG = {"runner.py": ALONE, "kit.py": ALONE}
+LONG = {"runner.py": "runs where no other module of ours is, so it stays one file"}
 
 
 @cache

@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from dayfly.environment.order import Order
+from dayfly.environment.program import program
 from dayfly.model import DismantlePolicy, Guarded, MasterConfig, WorkerConfig
 
 Service = Literal["master", "worker"]
@@ -216,7 +217,7 @@ echo "$mark" >"$$mark"
 
 
 #: Before the service is touched; what it says is for :mod:`dayfly.environment.report`.
-_KIT = """python3 -I "$new/package/dayfly/environment/kit.py" <"$new/order.json"
+_KIT = """python3 -I "$new/kit.pyz" <"$new/order.json"
 """
 
 
@@ -280,6 +281,7 @@ def installation(
     files["unit"] = unit.encode()
     if kit is not None:
         files["order.json"] = kit.encode()
+        files["kit.pyz"] = program()
     if login:
         files["password"] = f"{login}\n".encode()
     return Installation(service=service, script=script, stdin=_archive(files))

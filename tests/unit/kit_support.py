@@ -19,10 +19,9 @@ from typing import Any
 import msgspec
 import uv
 
-from dayfly.environment import kit
 from dayfly.environment.order import FileOrder, Interpreters, Order, Source
+from dayfly.environment.program import program
 
-KIT = Path(kit.__file__)
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -135,6 +134,9 @@ class Vm:
     def __init__(self, root: Path, index: Index, uv_path: Path) -> None:
         self.root = root
         self.index = index
+        self.kit = uv_path.with_name("kit.pyz")
+        if not self.kit.exists():
+            self.kit.write_bytes(program())
         content = uv_wheel()
         if not uv_path.exists():
             uv_path.write_bytes(content)
@@ -190,7 +192,7 @@ class Vm:
         self, order: Order | bytes, *, before: str = "", **options: Any
     ) -> subprocess.Popen[bytes]:
         """Begin to run the kit, as SSH does; ``before``: shell text, as root of namespaces."""
-        argv = [sys.executable, "-I", str(KIT)]
+        argv = [sys.executable, "-I", str(self.kit)]
         if before:
             argv = ["unshare", "-rm", "sh", "-ec", f'{before}\nexec "$@"', "sh", *argv]
         child = subprocess.Popen(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import msgspec
 import pytest
 
 from dayfly.environment.order import FileOrder
-from tests.unit.kit_support import KIT, Index, Vm, ended
+from dayfly.environment.program import program
+from tests.unit.kit_support import Index, Vm, ended
 
 
 @pytest.fixture
@@ -45,10 +48,13 @@ def numpy(vm: Vm) -> FileOrder:
 
 
 def test_it_needs_nothing_but_the_standard_library_of_an_old_python() -> None:
-    tree = ast.parse(KIT.read_text(), feature_version=(3, 8))
+    with zipfile.ZipFile(io.BytesIO(program())) as packed:
+        texts = {name: packed.read(name) for name in packed.namelist()}
+    own = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for name in texts}
     names = {
-        name.partition(".")[0]
-        for node in ast.walk(tree)
+        name if name.startswith("dayfly.") else name.partition(".")[0]
+        for text in texts.values()
+        for node in ast.walk(ast.parse(text, feature_version=(3, 8)))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -57,7 +63,13 @@ def test_it_needs_nothing_but_the_standard_library_of_an_old_python() -> None:
             else []
         )
     }
-    assert names <= sys.stdlib_module_names
+    assert names <= sys.stdlib_module_names | own
+
+
+def test_the_same_sources_are_sent_as_the_same_file() -> None:
+    first = program()
+    program.cache_clear()
+    assert program() == first
 
 
 def test_a_bare_vm_gets_packages_and_storage_gets_what_it_lacked(

@@ -24,7 +24,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dayfly.environment import kit
+from dayfly.environment.kit.network import trouble
+from dayfly.environment.kit.record import scrubbed
+from dayfly.environment.kit.wheels import digest
 from dayfly.environment.order import FileOrder, Interpreters, Source
 from tests.unit.kit_support import Index, Run, Vm, ended, wheel
 
@@ -138,7 +140,7 @@ def test_an_index_whose_certificate_nobody_knows_is_not_trusted(vm: Vm, tmp_path
     ],
 )
 def test_what_a_network_does_has_words(error: OSError, words: str) -> None:
-    known = kit.trouble(urllib.error.URLError(error), "https://me:pw@pypi.test/simple?token=x")
+    known = trouble(urllib.error.URLError(error), "https://me:pw@pypi.test/simple?token=x")
     assert words in known.words
     assert known.passing
 
@@ -338,11 +340,11 @@ def test_an_order_that_makes_no_sense_is_refused(vm: Vm, order: bytes) -> None:
 
 def test_secrets_are_cut_from_any_text() -> None:
     text = "error at https://me:pw@host.test/a/b.whl?X-Sig=abc&y=1, caused by 'http://h/?q=1'\nnext"
-    assert kit.scrubbed(text) == ("error at https://host.test/a/b.whl caused by 'http://h/'\nnext")
+    assert scrubbed(text) == ("error at https://host.test/a/b.whl caused by 'http://h/'\nnext")
 
 
 def test_the_same_file_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1_000_000)
     with path.open("rb") as file:
-        assert kit.digest(file) == hashlib.sha256(b"x" * 1_000_000).hexdigest()
+        assert digest(file) == hashlib.sha256(b"x" * 1_000_000).hexdigest()

@@ -8,6 +8,7 @@ The road of an environment::
     needs      which of what is missing a job would miss     (client)
     lock       the result: every file by its hash            (a value; kept in storage by its key)
     kit        from files to an interpreter with packages    (VM; the standard library only)
+    program    the kit as one file
 
 ``requirements`` goes in place of ``capture``: the user's own file. ``indexes``, ``uv``,
 ``refusals`` and ``wheels`` serve these: where packages are looked for, the child process, which

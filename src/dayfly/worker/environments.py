@@ -111,8 +111,7 @@ class KitEnvironments:
 async def _run(order: Order) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-I",
-        kit.__file__,
+        *("-P", "-m", kit.__name__),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
