@@ -1,42 +1,54 @@
-"""Runs the machine tests in namespaces of their own: ``python -m tests.machines [pytest's]``.
+"""Runs the machine tests, some boxes at a time: ``python -m tests.machines [pytest's]``.
 
-The namespaces (network, mounts, processes) have no names: they, and with them every machine,
-mount and link, are gone when the run's first process ends, however it ends.
+Each box has namespaces of its own (network, mounts, processes), which have no names: they, and
+with them every machine, mount and link, are gone when its first process ends, however it ends.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import shutil
 import sys
+from pathlib import Path
 
-from tests.machines import box, root
+from tests.machines import host, lane, network, root
 
-#: Program -> Debian's package of it.
-_NEEDED = {
-    "debootstrap": "debootstrap",
-    "systemd-nspawn": "systemd-container",
-    "ip": "iproute2",
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-}
+_HERE = Path(__file__).parent
+#: A boot is two seconds of one processor; the rest is waiting.
+_BOXES = 4
 
 
 def main(arguments: list[str]) -> None:
-    """Become the run; returns only if it cannot be."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        sys.exit("the machine tests need root on Linux")
-    lacking = {package for name, package in _NEEDED.items() if shutil.which(name) is None}
-    if lacking:
-        sys.exit(f"the machine tests need: apt-get install {' '.join(sorted(lacking))}")
-    cache = root.cache_folder()
-    root.ensure(root.Recipe(), cache)
-    run = box.open_run(cache)
-    os.environ.update(run.environment)
-    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    os.execvp(  # noqa: S606 - it has no shell, and that is as it should be
-        "unshare", [*unshare, sys.executable, "-m", "tests.machines.inside", *arguments]
-    )
+    """Become pytest; returns only if this machine cannot be host to machines."""
+    parser = argparse.ArgumentParser(prog="python -m tests.machines", add_help=False)
+    seen = not {"-s", "--pdb"}.isdisjoint(arguments)  # by whoever sits before it
+    boxes = 0 if seen else _BOXES
+    parser.add_argument("-n", "--numprocesses", type=int, default=boxes, dest="boxes")
+    parser.add_argument("--roots", action="store_true", help="make the roots, and run nothing")
+    ours, others = parser.parse_known_args(arguments)
+    if why := host.refusal():
+        sys.exit(f"the machine tests cannot run here: {why}")
+    root.ensure(root.Recipe(), root.cache_folder())
+    if ours.roots:
+        return
+    pytest = ["-m", "pytest", *_options(others), f"--numprocesses={ours.boxes}"]
+    if ours.boxes:
+        # A module's tests may share machines.
+        command = [sys.executable, *pytest, "-p", lane.__name__, "--dist=loadscope"]
+    else:
+        command = [*lane.PYTHON, *pytest]
+    os.execv(command[0], command)  # noqa: S606 - it has no shell, and that is as it should be
+
+
+def _options(arguments: list[str]) -> list[str]:
+    named = any(Path(each.partition("::")[0]).exists() for each in arguments)
+    reached = f"{network.NETWORK},{network.METADATA}/32,{network.INDEX}/32"
+    return [
+        *("-m", "machines"),
+        f"--allow-hosts=127.0.0.0/8,::1,{reached}",
+        *([] if named else [str(_HERE)]),
+        *arguments,
+    ]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Final
 #: Where cgroups are seen in the box, whatever the host has there.
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _VARIABLE: Final = "MACHINES_BOX"
+#: What makes a process the first one of a box: it has parts of its own of what is the host's.
+UNSHARE: Final = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 Done = subprocess.CompletedProcess[str]

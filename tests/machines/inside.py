@@ -1,4 +1,4 @@
-"""The first process of a run's namespaces: makes the network, runs pytest, tidies up.
+"""The first process of a box: makes the network, runs a Python in it, tidies up.
 
 Whatever a killed program leaves becomes its child, and is waited for. When it ends, the kernel
 kills every process that is left in its namespaces.
@@ -21,17 +21,15 @@ _NSPAWN = Path("/run/systemd/nspawn")
 
 
 def main(arguments: list[str]) -> int:
-    """Run pytest; returns its exit status."""
+    """Run Python with these arguments; returns its exit status."""
     run = Run.current()
     if run is None or os.getpid() != 1:
         sys.exit("this is started by: python -m tests.machines")
-    _mount()
+    _mount(run.folder)
     network.build()
     sweep(run)
     run.cgroup.mkdir(parents=True)
-    tests = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *_options(arguments)], pass_fds=run.descriptors
-    )
+    tests = subprocess.Popen([sys.executable, *arguments], pass_fds=run.descriptors)
     # A terminal tells all of its processes; the first one of a namespace would die of it.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: tests.send_signal(signal.SIGTERM))
@@ -52,8 +50,10 @@ def sweep(run: Run) -> None:
         _delete(run.cache, name)
 
 
-def _mount() -> None:
+def _mount(disks: Path) -> None:
     """In a mount namespace of our own: what the host has is not altered."""
+    if _type(disks) == "overlayfs":  # as in a container: no other overlayfs writes to it
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(disks)], check=True)
     # Machines want the unified hierarchy, which hosts may have beside another one, or not at all.
     subprocess.run(["umount", "--recursive", "--lazy", str(CGROUPS)], capture_output=True)
     subprocess.run(["mount", "-t", "cgroup2", "none", str(CGROUPS)], check=True)
@@ -62,21 +62,10 @@ def _mount() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", str(_NSPAWN)], check=True)
 
 
-def _options(arguments: list[str]) -> list[str]:
-    where = (
-        []
-        if any(Path(each.partition("::")[0]).exists() for each in arguments)
-        else [str(Path(__file__).parent)]
-    )
-    return [
-        "-m",
-        "machines",
-        # One bridge and one metadata service: one test at a time.
-        "--numprocesses=0",
-        f"--allow-hosts=127.0.0.0/8,::1,{network.NETWORK},{network.METADATA}/32,{network.INDEX}/32",
-        *where,
-        *arguments,
-    ]
+def _type(folder: Path) -> str:
+    """The kind of file system that a folder is on."""
+    command = ["stat", "--file-system", "--format=%T", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _wait(tests: subprocess.Popen[bytes]) -> int:

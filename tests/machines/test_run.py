@@ -34,7 +34,7 @@ def test_a_run_that_is_killed_leaves_no_machine_and_the_next_one_its_files(run: 
     command = [sys.executable, "-m", "tests.machines", "-q", "-p", "no:cacheprovider"]
     eight = "tests/machines/test_machine.py::test_how_long_a_boot_takes"
     with subprocess.Popen(
-        [*command, eight, "-k", "8"], cwd=PROJECT, stdout=subprocess.DEVNULL
+        [*command, "-n", "0", eight, "-k", "8"], cwd=PROJECT, stdout=subprocess.DEVNULL
     ) as killed:
         until(lambda: set(runs.glob("*/")) - before, "a run")
         (folder,) = set(runs.glob("*/")) - before

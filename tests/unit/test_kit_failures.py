@@ -80,7 +80,9 @@ def test_an_index_that_says_nothing_is_told_at_the_deadline(vm: Vm) -> None:
     failed = vm.run(vm.order(file, deadlines={"fetch": 0.3})).last
     assert failed["kind"] == "deadline"
     assert failed["what"] == "the fetch step did not end within 0.3 s"
-    assert failed["cause"] == f"under way: {file.filename} from storage"
+    # uv, from a disk, may be under way too where that is slow.
+    assert failed["cause"].startswith("under way: ")
+    assert failed["cause"].endswith(f"{file.filename} from storage")
 
 
 def test_an_index_that_says_nothing_is_given_up_after_a_silence(vm: Vm) -> None:

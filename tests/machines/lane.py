@@ -1,0 +1,35 @@
+"""A Python in a box of its own: ``python -m tests.machines.lane ARGUMENTS``.
+
+As a plugin of pytest: each of its workers is one.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tests.machines import box, root
+
+#: What to say in place of ``python``.
+PYTHON: Final = (sys.executable, "-m", "tests.machines.lane")
+
+
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Called by pytest-xdist with what its workers are to be."""
+    for spec in specs:
+        spec.python = shlex.join(PYTHON)
+
+
+def main(arguments: list[str]) -> None:
+    """Become the first process of the box; never returns."""
+    run = box.open_run(root.cache_folder())
+    os.environ.update(run.environment)
+    inside = [sys.executable, "-m", "tests.machines.inside", *arguments]
+    os.execvp("unshare", [*box.UNSHARE, *inside])  # noqa: S606 - no shell, as it should be
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
