@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from dayfly.environment.indexes import authorized
-from dayfly.environment.lock import File, Lock
+from dayfly.environment.lock import Answer, File, Lock
 from dayfly.environment.order import FileOrder, Interpreters, Order, Source
 from dayfly.errors import ObjectNotFoundError
 from dayfly.storage import keys
@@ -48,15 +48,12 @@ class Stock:
             return None
         return msgspec.json.decode(data, type=Lock)
 
-    async def keep(
-        self, lock: Lock, files: Mapping[str, Path] = MappingProxyType({}), *, alias: str = ""
-    ) -> None:
+    async def keep(self, lock: Lock, files: Mapping[str, Path] = MappingProxyType({})) -> None:
         """Store a lock, after those of its files that no index has.
 
         Args:
             lock: It is complete: from now on its key stands for these files.
             files: Where they are, by their SHA-256.
-            alias: Another key by which it is to be found.
         """
         slots = asyncio.Semaphore(_UPLOADS)
 
@@ -67,8 +64,38 @@ class Stock:
         async with asyncio.TaskGroup() as tasks:
             for sha256, path in files.items():
                 tasks.create_task(store(sha256, path))
-        for key in dict.fromkeys([lock.key, alias or lock.key]):
-            await self._storage.put_object(keys.lock(key), msgspec.json.encode(lock))
+        await self._storage.put_object(keys.lock(lock.key), msgspec.json.encode(lock))
+
+    async def recall(self, wish: str) -> Answer | None:
+        """What was found out of a wish, by its key, if it was asked before."""
+        try:
+            data = await self._storage.get_object(keys.wish(wish))
+        except ObjectNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=Answer)
+
+    async def remember(self, wish: str, answer: Answer) -> None:
+        """Store what was found out; its lock is kept already."""
+        await self._storage.put_object(keys.wish(wish), msgspec.json.encode(answer))
+
+    async def find_python(self, build: str) -> File | None:
+        """A build of Python, if it was kept before."""
+        try:
+            data = await self._storage.get_object(keys.python(build))
+        except ObjectNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=File)
+
+    async def keep_python(self, build: str, file: File, path: Path) -> None:
+        """Store a build of Python.
+
+        Args:
+            build: By what it is to be found.
+            file: What it is.
+            path: Where it is.
+        """
+        await self._storage.upload_file(path, keys.wheel(file.sha256))
+        await self._storage.put_object(keys.python(build), msgspec.json.encode(file))
 
     async def order(
         self,
@@ -86,12 +113,15 @@ class Stock:
             lock: Of the environment; one of its files is uv.
             name: What people call it.
             check: Modules that must be importable in the end.
-            interpreters: Where a Python comes from that the VM lacks.
+            interpreters: Where a Python comes from that the VM lacks, and the lock too.
             index: URLs of package indexes, with the passwords that the files' own URLs lack.
             deposit: Whether the VM leaves in storage what it had to fetch elsewhere.
         """
         files = [await self._file(file, index=index, deposit=deposit) for file in lock.files]
         uv = next(file for file in files if file.package == "uv")
+        if lock.interpreter is not None:
+            archive = await self._file(lock.interpreter, index=index, deposit=deposit)
+            interpreters = msgspec.structs.replace(interpreters, archive=archive)
         return Order(
             key=lock.key,
             name=name,

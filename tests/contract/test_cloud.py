@@ -122,6 +122,7 @@ async def test_an_instance_type_has_processes_and_an_unknown_one_is_refused(
 ) -> None:
     instance_type, processes = form.processes
     assert await cloud.processes(instance_type) == processes
+    assert re.fullmatch(r"(3\.\d+)?", await cloud.python(instance_type))
     nobodys, anothers = form.unknown
     with pytest.raises(ConfigError, match=re.escape(nobodys)):
         await cloud.processes(nobodys)

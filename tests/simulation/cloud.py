@@ -95,6 +95,9 @@ class SimCloud:
         await self.processes(instance_type)
         return Platform()
 
+    async def python(self, instance_type: str) -> str:
+        return ""
+
     async def processes(self, instance_type: str) -> int:
         if instance_type not in TYPES:
             raise ConfigError(

@@ -55,16 +55,14 @@ def on_index(index: Index, package: str, content: bytes) -> File:
 UV = file("uv", b"uv's own")
 
 
-async def test_a_lock_is_found_by_its_key_and_by_what_was_wished_for(
-    storage: DirectoryStorage, tmp_path: Path
-) -> None:
+async def test_a_lock_is_found_by_its_key(storage: DirectoryStorage, tmp_path: Path) -> None:
     path = tmp_path / "private.whl"
     path.write_bytes(b"private")
     private = file("private", b"private")
     stock = Stock(storage)
     assert await stock.find(KEY) is None
-    await stock.keep(lock(private, UV), {private.sha256: path}, alias="wished")
-    assert await stock.find(KEY) == await stock.find("wished") == lock(private, UV)
+    await stock.keep(lock(private, UV), {private.sha256: path})
+    assert await stock.find(KEY) == lock(private, UV)
     assert await storage.get_object(keys.wheel(private.sha256)) == b"private"
 
 

@@ -7,29 +7,28 @@ that says all that it depends on: the next program asks no package index, nor uv
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
-import os
-import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
+from dayfly.client.inquiry import Ground, Inquiry, python, uv_itself
 from dayfly.environment.capture import Capture, Installed, capture, dependencies
 from dayfly.environment.indexes import indexes
-from dayfly.environment.lock import Lock, Missing, Pin, Platform
+from dayfly.environment.lock import File, Lock, Missing
 from dayfly.environment.needs import check
 from dayfly.environment.order import Interpreters, Order
-from dayfly.environment.requirements import resolve_requirements, wish_of
-from dayfly.environment.resolve import resolve, wish
-from dayfly.errors import UsageError
+from dayfly.environment.pythons import Wish
+from dayfly.errors import EnvironmentSyncError
+from dayfly.model import ExecMode
 from dayfly.parts import Parts
 from dayfly.stock import Stock
 
 log = logging.getLogger(__name__)
 
+Wished = TypeVar("Wished")
 Found = TypeVar("Found")
 
 #: What the master and the agents import that is not dayfly's own. (boto3 is an extra of a
@@ -47,12 +46,14 @@ class Packages(msgspec.Struct, frozen=True, kw_only=True):
         installed: What this program has.
         missing: What the workers cannot be given.
         warnings: What might not work there.
+        recalled: Another program found that out, and it may be otherwise by now.
     """
 
     key: str = ""
     installed: tuple[Installed, ...] = ()
     missing: tuple[Missing, ...] = ()
     warnings: tuple[str, ...] = ()
+    recalled: bool = False
 
     def admit(self, imports: Collection[str]) -> tuple[str, ...]:
         """Refuse a job whose function imports what the workers cannot be given.
@@ -79,8 +80,11 @@ class Outfitter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stock = Stock(parts.storage)
-        self._locks: dict[Platform, asyncio.Task[Lock]] = {}
-        self._packages: dict[Platform, asyncio.Task[Packages]] = {}
+        self._inquiry = Inquiry(self._stock, parts.config.compute.package_index)
+        self._captured: dict[str, asyncio.Task[Capture]] = {}
+        self._builds: dict[Wish, asyncio.Task[File]] = {}
+        self._locks: dict[Ground, asyncio.Task[Lock]] = {}
+        self._packages: dict[Ground, asyncio.Task[Packages]] = {}
         self._told: set[str] = set()
 
     @property
@@ -104,8 +108,8 @@ class Outfitter:
         """
         if self._parts.config.compute.environment == "image":
             return None
-        platform = await self._parts.cloud.platform(instance_type)
-        return await _once(self._locks, platform, self._find_ours)
+        ground = await self._ground(instance_type)
+        return await _once(self._locks, ground, self._find_ours)
 
     async def order(self, instance_type: str) -> Order | None:
         """How a VM comes by that interpreter; see :meth:`ours`."""
@@ -130,103 +134,120 @@ class Outfitter:
             read, once.
 
         Raises:
-            EnvironmentSyncError: It imports what the workers cannot be given.
+            EnvironmentSyncError: It imports what the workers cannot be given, or they cannot be
+                given this Python, or what dayfly itself needs.
         """
-        packages = await self.packages(instance_type)
-        fresh = tuple(text for text in packages.admit(imports) if text not in self._told)
+        compute = self._parts.config.compute
+        types = {instance_type}
+        if compute.exec_mode is not ExecMode.CONSUME:
+            types.add(compute.master_instance_type)
+        # All that the VMs need is found out before any of them is launched.
+        packages, _ = await asyncio.gather(
+            self.packages(instance_type), asyncio.gather(*map(self.ours, types))
+        )
+        try:
+            texts = packages.admit(imports)
+        except EnvironmentSyncError:
+            if not packages.recalled:
+                raise
+            # Nobody is refused by hearsay: an index may have it by now.
+            packages = await self.packages(instance_type, anew=True)
+            texts = packages.admit(imports)
+        fresh = tuple(text for text in texts if text not in self._told)
         self._told.update(fresh)
         return packages.key, fresh
 
-    async def packages(self, instance_type: str) -> Packages:
+    async def packages(self, instance_type: str, *, anew: bool = False) -> Packages:
         """The functions' packages.
+
+        Args:
+            instance_type: Of the workers.
+            anew: Whether to ask, though another program has.
 
         Raises:
             EnvironmentSyncError: They cannot be found out.
         """
         if self._parts.config.compute.environment in {"image", "none"}:
             return Packages()
-        platform = await self._parts.cloud.platform(instance_type)
-        return await _once(self._packages, platform, self._find_packages)
+        ground = await self._ground(instance_type)
+        if anew:
+            self._packages.pop(ground, None)
 
-    async def _find_ours(self, platform: Platform) -> Lock:
-        found = await asyncio.to_thread(capture)
-        wanted = [*_closure(found.installed, OURS), _uv()]
-        lock, missing, _ = await self._resolved(wanted, platform)
-        if missing:
-            check(OURS, wanted, missing)
-        return lock
+        async def find(ground: Ground) -> Packages:
+            return await self._find_packages(ground, anew=anew)
 
-    async def _find_packages(self, platform: Platform) -> Packages:
+        return await _once(self._packages, ground, find)
+
+    async def _ground(self, instance_type: str) -> Ground:
+        """What VMs of a type are given their packages on.
+
+        Raises:
+            EnvironmentSyncError: Their image lacks this Python, and it cannot be had for them.
+        """
+        cloud = self._parts.cloud
+        platform = await cloud.platform(instance_type)
+        has = await cloud.python(instance_type)
+        if has in {"", python()}:
+            return Ground(platform)
+        mirror = self._parts.config.compute.python_mirror
+        lacking = Wish(python=python(), platform=platform, instead=has, mirror=mirror)
+        build = await _once(self._builds, lacking, self._inquiry.build)
+        return Ground(platform, build)
+
+    async def _capture(self) -> Capture:
+        async def read(_: str) -> Capture:
+            return await asyncio.to_thread(capture)
+
+        return await _once(self._captured, "", read)
+
+    async def _find_ours(self, ground: Ground) -> Lock:
+        found = await self._capture()
+        wanted = [*_closure(found.installed, OURS), uv_itself()]
+        answer, recalled = await self._inquiry.installed(wanted, ground)
+        if answer.missing and recalled:
+            answer, _ = await self._inquiry.installed(wanted, ground, anew=True)
+        if answer.missing:
+            check(OURS, wanted, answer.missing)
+        return answer.lock
+
+    async def _find_packages(self, ground: Ground, *, anew: bool) -> Packages:
         compute = self._parts.config.compute
-        found = await asyncio.to_thread(capture)
+        found = await self._capture()
         if compute.environment != "auto":
-            lock = await self._required(found, platform)
+            also = [one for one in found.installed if one.pin.name == RUNNERS]
+            path = _path(compute.environment)
+            lock = await self._inquiry.required(path, [*also, uv_itself()], ground)
             return Packages(key=lock.key)
-        lock, missing, warnings = await self._resolved(
-            [*found.installed, _uv()], platform, extra=self._extra
+        answer, recalled = await self._inquiry.installed(
+            [*found.installed, uv_itself()], ground, extra=self._extra, anew=anew
         )
         return Packages(
-            key=lock.key,
+            key=answer.lock.key,
             installed=found.installed,
-            missing=missing,
-            warnings=(*found.warnings, *warnings),
+            missing=answer.missing,
+            warnings=(*found.warnings, *answer.warnings),
+            recalled=recalled,
         )
 
     @property
     def _extra(self) -> tuple[str, ...]:
         return tuple(getattr(self._parts.config.compute, "extra_python_packages", ()))
 
-    async def _resolved(
-        self, installed: Sequence[Installed], platform: Platform, *, extra: Sequence[str] = ()
-    ) -> tuple[Lock, tuple[Missing, ...], tuple[str, ...]]:
-        index = self._parts.config.compute.package_index
-        wished = wish(installed, platform, python(), index=index, extra=extra)
-        known = await self._stock.find(wished.key)
-        if known is not None:
-            return known, (), ()
-        result = await resolve(
-            installed, platform, python(), folder=_wheels(), index=index, extra=extra
-        )
-        # A wish that was not fulfilled is looked into again by the next program.
-        alias = "" if result.missing else wished.key
-        await self._stock.keep(result.lock, result.repacked, alias=alias)
-        return result.lock, result.missing, result.warnings
-
-    async def _required(self, found: Capture, platform: Platform) -> Lock:
-        """What a file of the user's says, and what the runner and the installation need."""
-        compute = self._parts.config.compute
-        path, index = _path(compute.environment), compute.package_index
-        also = (*(one.pin for one in found.installed if one.pin.name == RUNNERS), _uv().pin)
-        wished = await asyncio.to_thread(wish_of, path, platform, python(), index=index)
-        wished = msgspec.structs.replace(wished, pins=also)
-        known = await self._stock.find(wished.key)
-        if known is None:
-            result = await resolve_requirements(path, platform, python(), index=index, also=also)
-            known = result.lock
-            await self._stock.keep(known, result.repacked, alias=wished.key)
-        return known
-
 
 async def _once(
-    tasks: dict[Platform, asyncio.Task[Found]],
-    platform: Platform,
-    find: Callable[[Platform], Coroutine[object, object, Found]],
+    tasks: dict[Wished, asyncio.Task[Found]],
+    wished: Wished,
+    find: Callable[[Wished], Coroutine[object, object, Found]],
 ) -> Found:
     """What was found out before, or is being; what failed is tried again."""
-    task = tasks.get(platform)
+    task = tasks.get(wished)
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-        task = tasks[platform] = asyncio.ensure_future(find(platform))
+        task = tasks[wished] = asyncio.ensure_future(find(wished))
     return await asyncio.shield(task)
 
 
-def python() -> str:
-    """This interpreter's minor version: what functions are pickled for."""
-    if sys.implementation.name != "cpython":
-        raise UsageError(
-            f"VMs cannot be given {sys.implementation.name}",
-            hint="run this program with CPython, or set environment: image",
-        )
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
 
 
 def _closure(installed: Sequence[Installed], roots: Sequence[str]) -> list[Installed]:
@@ -239,20 +260,3 @@ def _closure(installed: Sequence[Installed], roots: Sequence[str]) -> list[Insta
             found[name] = by_name[name]
             pending += dependencies(by_name[name])
     return [found[name] for name in sorted(found)]
-
-
-def _uv() -> Installed:
-    """Uv itself, which installs all else on the VM."""
-    found = importlib.metadata.distribution("uv")
-    place = Path(str(found.locate_file("")))
-    info = place / f"uv-{found.version}.dist-info"
-    return Installed(pin=Pin(name="uv", version=found.version), place=place, info=info)
-
-
-def _path(name: str) -> Path:
-    return Path(name).expanduser()
-
-
-def _wheels() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "dayfly" / "wheels"

@@ -89,6 +89,14 @@ class Cloud(Protocol):
         """
         ...
 
+    async def python(self, instance_type: str) -> str:
+        """The minor version of the configured image's Python; empty where nobody can say.
+
+        Raises:
+            ConfigError: There is no such type, or no such image.
+        """
+        ...
+
     async def launch(
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str
     ) -> Launch:

@@ -89,7 +89,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A wheel.
+    """A wheel, or an archive with a Python in it.
 
     Attributes:
         package: Normalised name.
@@ -116,12 +116,14 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
         python: Minor version: ``3.11``.
         platform: Of the VM.
         files: Sorted by package.
+        interpreter: A build of that Python, for VMs whose image lacks it.
     """
 
     key: str
     python: str
     platform: Platform
     files: tuple[File, ...] = ()
+    interpreter: File | None = None
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,3 +136,17 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
     pin: Pin
     reason: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a wish: the next program asks nobody for it.
+
+    Attributes:
+        lock: By which files it is fulfilled, as far as it can be.
+        missing: What the VMs cannot be given.
+        warnings: What might not work there.
+    """
+
+    lock: Lock
+    missing: tuple[Missing, ...] = ()
+    warnings: tuple[str, ...] = ()

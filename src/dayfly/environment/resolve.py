@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -58,8 +59,8 @@ def wish(
 ) -> Wanted:
     """What :func:`resolve` will be asked, without asking anybody.
 
-    Its key is that of the resolution where all come from an index, which is known by it alone.
-    Where some were repacked or are missing, the resolution has a key of its own.
+    Its key is that of the resolution where all come from an index. Where some were repacked or
+    are missing, the resolution has a key of its own.
 
     Args:
         installed: See :func:`resolve`.
@@ -68,13 +69,16 @@ def wish(
         index: See :func:`resolve`.
         extra: See :func:`resolve`.
     """
-    pins = [
-        one.pin
-        if one.origin is Origin.INDEX
-        else msgspec.structs.replace(one.pin, digest=content(one))
-        for one in installed
-        if one.origin is not Origin.EDITABLE
-    ]
+    pins = []
+    for one in installed:
+        if one.origin is Origin.INDEX:
+            pins.append(one.pin)
+        elif one.origin is not Origin.EDITABLE:
+            pins.append(msgspec.structs.replace(one.pin, digest=content(one)))
+        elif (verdict := _travelling(one, platform, python)) is not None:
+            # Its source is of no account, but what is said of it is part of the answer.
+            digest = hashlib.sha256(str(verdict).encode()).hexdigest()
+            pins.append(msgspec.structs.replace(one.pin, digest=digest))
     return Wanted(
         python=python,
         platform=platform,
@@ -114,7 +118,7 @@ async def resolve(
     rest = []
     for one in installed:
         if one.origin is Origin.EDITABLE:
-            result.editable(one)
+            result.editable(_travelling(one, platform, python))
         elif one.origin is not Origin.INDEX and not result.by_url(one):
             rest.append((one, f"it came from {one.origin.value} ({one.url})"))
     by_pin = {one.pin: one for one in installed if one.origin is Origin.INDEX}
@@ -145,6 +149,27 @@ async def resolve(
         index=target.indexes.urls,
     )
     return result.resolution(wanted)
+
+
+def _travelling(one: Installed, platform: Platform, python: str) -> Missing | str | None:
+    """What is to be said of an editable install, whose source travels with the jobs.
+
+    What is compiled in it works on the VMs, or is missing there.
+    """
+    compiled = compiled_in(one.project) if one.project is not None else []
+    if not compiled:
+        return None
+    reason = unfit(compiled, one.tags, platform, python)
+    if not reason:
+        return (
+            f"{one.pin} is an editable install with compiled parts ({compiled[0].name}), "
+            "which travel as they are"
+        )
+    return Missing(
+        pin=one.pin,
+        reason=f"it is an editable install, and {reason}; what imports the compiled part fails "
+        "there",
+    )
 
 
 class _Gathering:
@@ -196,26 +221,11 @@ class _Gathering:
         self.made.add(one.sha256)
         return True
 
-    def editable(self, one: Installed) -> None:
-        """Its source travels with the jobs; what is compiled in it works there, or does not."""
-        compiled = compiled_in(one.project) if one.project is not None else []
-        if not compiled:
-            return
-        platform, python = self.target.platform, self.target.python
-        reason = unfit(compiled, one.tags, platform, python)
-        if reason:
-            self.missing.append(
-                Missing(
-                    pin=one.pin,
-                    reason=f"it is an editable install, and {reason}; what imports the compiled "
-                    "part fails there",
-                )
-            )
-        else:
-            self.warnings.append(
-                f"{one.pin} is an editable install with compiled parts ({compiled[0].name}), "
-                "which travel as they are"
-            )
+    def editable(self, verdict: Missing | str | None) -> None:
+        if isinstance(verdict, Missing):
+            self.missing.append(verdict)
+        elif verdict:
+            self.warnings.append(verdict)
 
     async def repack(self, one: Installed, why: str) -> None:
         try:

@@ -50,6 +50,7 @@ _KEPT: Final = (
 _UNSOLVABLE: Final = 1
 #: Lines of uv's words that an error carries.
 _TAIL: Final = 20
+_NONE: Final = Indexes()
 _SECRET: Final = re.compile(r"://[^/@\s]+@")
 
 
@@ -130,8 +131,8 @@ async def solve(
             file.write(constraints)
             file.flush()
             arguments += ["--constraints", file.name]
-        status, output, words = await _run(
-            arguments, requirements, _environment(os.environ, target.indexes), folder
+        status, output, words = await run(
+            arguments, requirements, environment(os.environ, target.indexes), folder
         )
     if status == _UNSOLVABLE and words and "(401 Unauthorized)" not in words:
         raise Unsolvable(words)
@@ -158,10 +159,23 @@ def _patch(python: str) -> str:
     return own if own.startswith(f"{python}.") else python
 
 
-async def _run(
-    arguments: Sequence[str], text: str, environment: dict[str, str], folder: Path | None
+async def run(
+    arguments: Sequence[str], text: str, environment: dict[str, str], folder: Path | None = None
 ) -> tuple[int, str, str]:
-    """Status, output, words; killed when the await is cancelled."""
+    """Run uv to its end, or until the await is cancelled.
+
+    Args:
+        arguments: After its name.
+        text: On its standard input.
+        environment: See :func:`environment`.
+        folder: Where it runs.
+
+    Returns:
+        Its status, its output, and its words without passwords.
+
+    Raises:
+        EnvironmentSyncError: It cannot be started.
+    """
     binary = _binary()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -216,7 +230,13 @@ def _binary() -> str:
         ) from error
 
 
-def _environment(environ: Mapping[str, str], indexes: Indexes) -> dict[str, str]:
+def environment(environ: Mapping[str, str], indexes: Indexes = _NONE) -> dict[str, str]:
+    """What uv is told by variables: the user's, but for those that would change what is asked.
+
+    Args:
+        environ: The user's.
+        indexes: Where packages are looked for.
+    """
     known = {
         name: value
         for name, value in environ.items()

@@ -66,6 +66,16 @@ def lock(environment: str) -> str:
     return f"{ENVIRONMENTS}locks/{environment}"
 
 
+def wish(key: str) -> str:
+    """What was found out of a wish for packages."""
+    return f"{ENVIRONMENTS}wishes/{key}"
+
+
+def python(build: str) -> str:
+    """Which file has a build of Python."""
+    return f"{ENVIRONMENTS}pythons/{build}"
+
+
 def wheel(sha256: str) -> str:
     """A file of environments, by its content."""
     return f"{ENVIRONMENTS}files/{sha256}"

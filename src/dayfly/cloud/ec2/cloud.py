@@ -17,11 +17,12 @@ from dayfly.cloud.ec2.doctor.examination import examine
 from dayfly.cloud.ec2.instances import changing
 from dayfly.cloud.ec2.instances.listing import Listing
 from dayfly.cloud.ec2.instances.terminating import terminate
-from dayfly.cloud.ec2.launch.images import find_image, platform_of
+from dayfly.cloud.ec2.launch.images import find_image
 from dayfly.cloud.ec2.launch.instancetypes import find_types
 from dayfly.cloud.ec2.launch.launching import Launcher
 from dayfly.cloud.ec2.launch.pools import RESTING, Outlook, Resting
 from dayfly.cloud.ec2.launch.preparing import Findings, find_out, new_order
+from dayfly.cloud.ec2.launch.releases import platform_of, python_of
 from dayfly.cloud.ec2.launch.waves import Order
 from dayfly.cloud.ec2.limits import SHARED, Limits
 from dayfly.cloud.ec2.network.caller import public_address
@@ -114,6 +115,14 @@ class Ec2Cloud:
             return platform_of(facts.architecture)
         image = await find_image(self._api, section.target_ami, facts.architecture)
         return platform_of(facts.architecture, image.name)
+
+    async def python(self, instance_type: str) -> str:  # noqa: D102
+        section = self._section
+        if section.exec_mode is ExecMode.CONSUME:
+            return ""
+        facts = (await find_types(self._api, [instance_type]))[instance_type]
+        image = await find_image(self._api, section.target_ami, facts.architecture)
+        return python_of(image.name, image.owner, self._api.region)
 
     async def launch(  # noqa: D102
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str

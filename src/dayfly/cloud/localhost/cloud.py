@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -77,6 +78,9 @@ class LocalhostCloud:
 
     async def platform(self, instance_type: str) -> Platform:  # noqa: ARG002, D102
         return this_platform()
+
+    async def python(self, instance_type: str) -> str:  # noqa: ARG002, D102
+        return f"{sys.version_info.major}.{sys.version_info.minor}"
 
     async def launch(  # noqa: D102
         self, spec: InstanceSpec, count: int, *, minimum: int = 1, token: str

@@ -91,7 +91,9 @@ class Kit:
         uv = Uv(root, home.part, order["uv"], wheels)
         files = [*order["files"], order["uv"]]
         with self._within("room") as said:
-            absent = [file for file in files if not wheels.path(file).exists()]
+            archive = (order.get("interpreters") or {}).get("archive")
+            coming = [*files, archive] if archive else files
+            absent = [file for file in coming if not wheels.path(file).exists()]
             size = sum(int(file.get("size") or 0) for file in absent)
             said["free"], said["needed"] = room.look(root, size)
         with self._within("python") as said:

@@ -10,7 +10,6 @@ import msgspec
 from dayfly.cloud.ec2.api import Ec2Api
 from dayfly.cloud.ec2.marks import Told, matching
 from dayfly.cloud.ec2.partitions import canonical
-from dayfly.environment.lock import Platform
 from dayfly.errors import ApiError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -26,29 +25,6 @@ _NAME: Final = "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-{}-server-*"
 _FRESH: Final = 3600.0
 
 
-#: What the names of widespread images hold -> the version of their C library.
-#: Source: the distributions' package indexes (package libc6, or glibc).
-_GLIBC: Final = {
-    "ubuntu-jammy-22.04": (2, 35),
-    "ubuntu-noble-24.04": (2, 39),
-    "debian-11": (2, 31),
-    "debian-12": (2, 36),
-    "debian-13": (2, 41),
-    "al2023-ami": (2, 34),
-}
-
-
-def platform_of(architecture: str, name: str = "") -> Platform:
-    """What compiled packages can rely on.
-
-    Args:
-        architecture: By EC2's name.
-        name: Of the image; of an unknown one little is expected.
-    """
-    glibc = next((version for part, version in _GLIBC.items() if part in name), (2, 28))
-    return Platform(architecture="aarch64" if architecture == "arm64" else "x86_64", glibc=glibc)
-
-
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """A machine image.
 
@@ -56,6 +32,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         architecture: By EC2's name: ``x86_64`` or ``arm64``.
         root_device: The name of its root volume's device.
         min_root: GiB that its root volume has at least.
+        owner: The account that has published it.
     """
 
     id: str
@@ -63,6 +40,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     root_device: str
     name: str
     min_root: int
+    owner: str = ""
 
 
 #: What this process knows: (region, target_ami, architecture) -> the image, and since when.
@@ -180,4 +158,5 @@ def _image(told: Told) -> Image:
         root_device=root,
         name=told.get("Name", ""),
         min_root=int(sizes.get(root, 0)),
+        owner=told.get("OwnerId", ""),
     )
