@@ -40,6 +40,7 @@ class Node:
     Attributes:
         state: By EC2's names, as of the last thing that was done to it.
         stays: Whether it reads as running, whatever it does.
+        ending: Held while its disk is put away, which may take long: others are not in the way.
     """
 
     birth: Birth
@@ -48,6 +49,7 @@ class Node:
     machine: Machine
     state: str = "running"
     stays: bool = False
+    ending: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
@@ -88,18 +90,18 @@ class NspawnMachines:
             RuntimeError: One could not be made; likewise.
         """
         layers = {birth.id: self.layers(birth.details["ImageId"]) for birth in births}
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 return {birth.id: self._launch(birth, layers[birth.id]) for birth in births}
-            except (OSError, RuntimeError, ValueError):
-                self.terminate(birth.id for birth in births if birth.id in self._nodes)
-                raise
+        except (OSError, RuntimeError, ValueError):
+            self.terminate(birth.id for birth in births if birth.id in self._nodes)
+            raise
 
     def start(self, ids: Iterable[str]) -> None:
         """Power stopped machines on; they keep their disks and addresses."""
         for node in self._of(ids):
             node.machine.wait_off(GRACE)
-            with self._lock:
+            with node.ending, self._lock:
                 node.disk.mount()
                 node.state = "running"
                 node.machine.power_on()
@@ -172,7 +174,8 @@ class NspawnMachines:
             node.state = "shutting-down"
             node.machine.pull_plug()
         for node in nodes:
-            assert node.machine.wait_off(GRACE), f"{node.birth.id} cannot be ended"
+            # Longer: to delete the disk of one that was terminated takes a while.
+            assert node.machine.wait_off(6 * GRACE), f"{node.birth.id} cannot be ended"
             self._finish(node)
 
     # How
@@ -236,12 +239,13 @@ class NspawnMachines:
         self._finish(node)
 
     def _finish(self, node: Node) -> None:
-        with self._lock:
+        with node.ending:
             node.disk.unmount()
-            if node.state == "stopping":
-                node.state = "stopped"
-            elif node.state == "shutting-down":
-                node.state = "terminated"
+            with self._lock:
+                if node.state == "stopping":
+                    node.state = "stopped"
+                elif node.state == "shutting-down":
+                    node.state = "terminated"
             if node.state == "terminated" and node.disk.folder.exists():
                 node.disk.delete()
 
