@@ -22,7 +22,7 @@ FLOORS = (
     {"cloud", "storage", "shell"},
     {"aws"},
     {"config", "serialize", "modules", "blame", "bootstrap", "cost", "dismantle", "guest"},
-    {"model"},
+    {"model", "phases"},
     {"environment"},
     {"errors", "clock", "processes", "outcomes"},
 )

@@ -11,6 +11,7 @@ from dayfly.bootstrap import Package, read_package
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.cloud.base import Cloud
 from dayfly.model import StorageConfig
+from dayfly.phases import Timeline
 from dayfly.processes import Process, ThisProcess
 from dayfly.shell.base import Shell
 from dayfly.storage.base import Storage
@@ -39,6 +40,7 @@ class Parts:
         package: Reads the dayfly that VMs are to run.
         process: Who is asking.
         aws: The account that cloud and storage share, if either is AWS's.
+        timeline: Where it is told what took how long.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Parts:
     package: Callable[[], Package] = read_package
     process: Process = field(default_factory=ThisProcess)
     aws: Aws | None = None
+    timeline: Timeline = field(default_factory=lambda: Timeline(SystemClock()))
 
     async def __aenter__(self) -> Parts:
         return self
@@ -66,7 +69,7 @@ class Parts:
             await self.aws.aclose()
 
 
-def open_parts(config: Config) -> Parts:
+def open_parts(config: Config, timeline: Timeline | None = None) -> Parts:
     """Make the parts that a configuration names; nothing is connected yet."""
     aws = _open_aws(config)
 
@@ -75,7 +78,14 @@ def open_parts(config: Config) -> Parts:
 
     storage = ScopedStorage(_open_storage(config.storage_config, aws), scope)
     cloud = _open_cloud(config, storage, aws)
-    return Parts(config=config, cloud=cloud, storage=storage, shell=open_shell(), aws=aws)
+    return Parts(
+        config=config,
+        cloud=cloud,
+        storage=storage,
+        shell=open_shell(),
+        aws=aws,
+        timeline=timeline or Timeline(SystemClock()),
+    )
 
 
 async def scope_of(cloud: Cloud) -> str:

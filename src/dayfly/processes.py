@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
+from pathlib import Path
 from typing import Protocol
 
 
@@ -67,3 +69,14 @@ def runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def age() -> float:
+    """Seconds since this process was started, to a hundredth; 0 where nobody knows."""
+    try:
+        told = Path("/proc/self/stat").read_text("ascii", errors="replace")
+    except OSError:  # not Linux
+        return 0.0
+    # Fields 3 and on, after the program's name in brackets; 22 is when it was started: proc(5).
+    ticks = int(told.rpartition(")")[2].split()[22 - 3])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

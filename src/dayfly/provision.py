@@ -8,9 +8,10 @@ import logging
 from dayfly import bootstrap
 from dayfly.clock import Clock, Entropy
 from dayfly.environment.order import Order
-from dayfly.environment.report import Report, read
+from dayfly.environment.report import read
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.model import Access, DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
+from dayfly.phases import MASTER, Steps, Timeline
 from dayfly.shell.base import Connection, Shell, Target
 
 log = logging.getLogger(__name__)
@@ -89,20 +90,19 @@ async def install_master(
     config: MasterConfig,
     package: bootstrap.Package,
     *,
+    timeline: Timeline,
     kit: Order | None = None,
     timeout: float = INSTALL,
-) -> Report | None:
+) -> None:
     """Install and start the master's service; returns when it serves.
 
     Args:
         connection: To the VM.
         config: For the service.
         package: The dayfly to install.
+        timeline: Where it is told what took how long.
         kit: The environment to run it in, where the image has none.
         timeout: Seconds for all of it but the environment.
-
-    Returns:
-        How the environment came about; ``None`` where the service ran already, or needs none.
 
     Raises:
         EnvironmentFailedError: The environment cannot be had.
@@ -117,7 +117,9 @@ async def install_master(
         kit=kit,
         timeout=timeout,
     )
-    return await _install(connection, plan, config.instance.name, timeout, kit)
+    steps = Steps(timeline, MASTER)
+    await _install(connection, plan, config.instance.name, timeout, kit, steps)
+    steps.end()
 
 
 async def install_worker(
@@ -125,24 +127,23 @@ async def install_worker(
     config: WorkerConfig,
     package: bootstrap.Package,
     *,
+    timeline: Timeline,
     kit: Order | None = None,
     login: str = "",
     arm: DismantlePolicy | None = None,
     timeout: float = INSTALL,
-) -> Report | None:
+) -> None:
     """Install and start a worker's agent; returns when it is up.
 
     Args:
         connection: To the VM.
         config: For the agent.
         package: The dayfly to install.
+        timeline: Where it is told what took how long.
         kit: The environment to run it in, where the image has none.
         login: ``user:password`` by which sshd lets in too; empty: by key only.
         arm: Also arm the VM's own deadline (a VM that is not of our launching).
         timeout: Seconds for all of it but the environment.
-
-    Returns:
-        See :func:`install_master`.
 
     Raises:
         EnvironmentFailedError: The environment cannot be had.
@@ -159,7 +160,8 @@ async def install_worker(
         arm=arm,
         timeout=timeout,
     )
-    return await _install(connection, plan, config.instance, timeout, kit)
+    steps = Steps(timeline, config.instance)
+    await _install(connection, plan, config.instance, timeout, kit, steps)
 
 
 def _trace(config: MasterConfig) -> str:
@@ -174,17 +176,19 @@ async def _install(
     name: str,
     timeout: float,
     kit: Order | None,
-) -> Report | None:
+    steps: Steps,
+) -> None:
     limit = timeout + (kit.deadline if kit else 0.0)
     try:
-        result = await connection.run(plan.script, stdin=plan.stdin, timeout=limit)
+        result = await connection.run(
+            plan.script, stdin=plan.stdin, timeout=limit, heard=steps.hear
+        )
     except CommandError as error:
         raise ProvisionError(
             f"the {plan.service} service did not start on {name} within {limit:.0f} s",
             cause=error.cause or error.what,
             hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
         ) from error
-    report = None
     if kit is not None and (result.stdout.strip() or result.status not in (0, 1)):
         status, output, errors = result.status, result.stdout, result.stderr
         report = read(output, vm=name, environment=kit.name, status=status, errors=errors)
@@ -198,4 +202,3 @@ async def _install(
             cause=tail or "it printed nothing",
             hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
         )
-    return report

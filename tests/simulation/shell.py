@@ -219,7 +219,12 @@ class SimConnection:
         self._reader = asyncio.create_task(self._read(), name=f"ssh with {where}")
 
     async def run(
-        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         self._process.check()
         number = next(self._numbers)

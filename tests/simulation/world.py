@@ -20,6 +20,7 @@ from dayfly.config import Config
 from dayfly.errors import DayflyError
 from dayfly.model import InstanceState
 from dayfly.parts import Parts, scope_of
+from dayfly.phases import Timeline
 from dayfly.processes import runs
 from dayfly.storage.scoped import ScopedStorage
 from tests.simulation.chance import Chance, SimEntropy
@@ -204,6 +205,7 @@ class World:
             dial=self.network.dial(process),
             package=lambda: PACKAGE,
             process=Identity(process),
+            timeline=Timeline(process.clock),
         )
 
     def open_parts(self, process: Process, config: Mapping[str, Any]) -> Parts:

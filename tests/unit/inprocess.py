@@ -8,7 +8,7 @@ import pickle
 from collections.abc import AsyncIterator
 from typing import Any
 
-from dayfly.client.channel import Event, Found, JobRequest, Phase
+from dayfly.client.channel import Event, Found, JobRequest, Waiting
 from dayfly.errors import DayflyError, JobError
 from dayfly.model import CallOutcome, JobState, LogLine, OutcomeKind
 from dayfly.wire import messages as m
@@ -118,7 +118,7 @@ class InProcessChannel:
         return not self.read_all or bool(self.waiting)
 
     async def work(self, items: AsyncIterator[list[bytes]]) -> None:
-        self.queue.put_nowait(Phase(waiting="2 VMs to answer SSH"))
+        self.queue.put_nowait(Waiting(waiting="2 VMs to answer SSH"))
         try:
             async for batch in items:
                 self.session.batches.append(len(batch))

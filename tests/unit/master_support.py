@@ -30,6 +30,7 @@ from dayfly.model import (
     StorageConfig,
     Tag,
 )
+from dayfly.phases import Timeline
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
 from dayfly.wire.client import MasterDoor
@@ -104,6 +105,7 @@ class FakeInstaller:
         policy: DismantlePolicy,
         *,
         reached: Callable[[], None],
+        timeline: Timeline,
         deadline: float,
     ) -> None:
         if instance.id in self.hangs:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import click
 import pytest
@@ -24,9 +24,7 @@ from dayfly.cli.localhost import own_vm
 from dayfly.cli.logs import text_of
 from dayfly.cli.root import dayfly
 from dayfly.cli.rows import merge_jobs, merge_workers, row_of, worker_rows
-from dayfly.cli.stopwatch import Stopwatch
 from dayfly.cli.worker import cells as worker_cells
-from dayfly.client.channel import Event, Phase
 from dayfly.client.launches import EXPIRY_SLACK
 from dayfly.clock import SystemClock
 from dayfly.model import (
@@ -341,56 +339,6 @@ def test_a_log_line_names_its_call_and_its_stream() -> None:
 
 
 # -- hello --
-
-
-class TickingClock(SystemClock):
-    """A second passes whenever somebody looks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def monotonic(self) -> float:
-        self.seconds += 1
-        return self.seconds
-
-
-class OneJob:
-    """A session whose job goes through the usual events."""
-
-    EVENTS: tuple[Event, ...] = (
-        Phase(waiting="the master to answer SSH"),
-        m.JobStatus(job="j", done=0, running=0, ready=0, coming=1, waiting="1 VM to answer SSH"),
-        m.JobStatus(job="j", done=0, running=0, ready=0, coming=1, waiting="1 VM to answer SSH"),
-        m.JobStatus(job="j", done=0, running=1, ready=1, coming=0),
-        m.Delivery(job="j", number=1, outcomes=[]),
-        m.JobEnded(job="j", state=JobState.COMPLETED, after=1),
-    )
-
-    def start(self, request: object, items: object) -> Any:
-        async def events() -> AsyncIterator[Event]:
-            for event in self.EVENTS:
-                yield event
-
-        return SimpleNamespace(events=events)
-
-    async def attach(self, job: str) -> Any: ...
-
-    async def aclose(self, *, hurried: bool = False) -> None: ...
-
-
-async def test_hello_tells_where_the_time_went() -> None:
-    watch = Stopwatch(OneJob(), TickingClock())
-    channel = watch.start(cast("Any", None), cast("Any", None))
-    seen = [event async for event in channel.events()]
-    watch.lap("end")
-    assert tuple(seen) == OneJob.EVENTS
-    assert [lap.what for lap in watch.laps] == [
-        "looking for the master",
-        "waiting for the master to answer SSH",
-        "waiting for 1 VM to answer SSH",
-        "the calls",
-    ]
-    assert all(lap.seconds == 1 for lap in watch.laps)
 
 
 def test_hello_does_not_take_a_wrong_answer_for_a_right_one() -> None:

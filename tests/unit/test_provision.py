@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from dayfly import bootstrap, provision
 from dayfly.errors import HostKeyError, UnreachableError
+from dayfly.phases import Timeline
 from dayfly.shell.base import CommandResult, Connection, Target
 from tests.unit.master_support import master_config
 
@@ -47,7 +49,12 @@ class Even:
 
 class Open:
     async def run(
-        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         return CommandResult(status=0, stdout="", stderr="")
 
@@ -107,7 +114,12 @@ class Told(Open):
         self.scripts: list[str] = []
 
     async def run(
-        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         self.scripts.append(command)
         return await super().run(command)
@@ -118,7 +130,9 @@ async def test_a_master_with_another_password_is_another_installation(tmp_path: 
     plain = master_config(tmp_path)
     changed = msgspec.structs.replace(plain, ssh_password="hush")
     for config in (plain, changed, changed):
-        await provision.install_master(connection, config, package)
+        await provision.install_master(
+            connection, config, package, timeline=Timeline(JumpingClock())
+        )
     before, after, again = connection.scripts
     assert before != after
     assert after == again

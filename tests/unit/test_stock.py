@@ -10,10 +10,12 @@ from urllib.request import url2pathname
 
 import pytest
 
+from dayfly.clock import SystemClock
 from dayfly.environment.lock import File, Lock, Platform
 from dayfly.environment.order import Interpreters
 from dayfly.errors import EnvironmentFailedError
 from dayfly.master.stocking import Stocking
+from dayfly.phases import Timeline
 from dayfly.stock import Stock
 from dayfly.storage import keys
 from dayfly.storage.directory import DirectoryStorage
@@ -153,7 +155,7 @@ async def test_a_worker_gets_an_interpreter_with_the_packages_from_storage_alone
     wheels = [file("uv", uv_path.read_bytes()), file("mine", mine.read_bytes())]
     found = dict(zip((one.sha256 for one in wheels), (uv_path, mine), strict=True))
     await Stock(storage).keep(lock(*wheels), found)
-    environments = KitEnvironments(storage, "worker-1", Interpreters())
+    environments = KitEnvironments(storage, "worker-1", Interpreters(), Timeline(SystemClock()))
     assert environments.known("") == ""
     assert environments.known(KEY) is None
     environments.stocked(KEY)
@@ -168,7 +170,7 @@ async def test_a_worker_gets_an_interpreter_with_the_packages_from_storage_alone
 async def test_an_environment_that_somebody_has_deleted_is_named(
     storage: DirectoryStorage,
 ) -> None:
-    environments = KitEnvironments(storage, "worker-1", Interpreters())
+    environments = KitEnvironments(storage, "worker-1", Interpreters(), Timeline(SystemClock()))
     environments.stocked(KEY)
     with pytest.raises(EnvironmentFailedError, match=f"{KEY} is not in storage any more"):
         await environments.bring(KEY)

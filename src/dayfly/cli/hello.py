@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import getpass
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dayfly.cli import phases as table
 from dayfly.cli import show
 from dayfly.cli.options import Place, placed
 from dayfly.cost import dollars
 from dayfly.errors import DayflyError
 from dayfly.model import UP, WorkerRow
+from dayfly.phases import CLIENT, Phase
+from dayfly.processes import age
 
 if TYPE_CHECKING:
-    from dayfly.cli.stopwatch import Lap
     from dayfly.config import Config
 
 COLUMNS = ("name", "instance", "type", "state", "stops itself in")
@@ -32,42 +33,43 @@ COLUMNS = ("name", "instance", "type", "state", "stops itself in")
     type=click.IntRange(min=1),
     help="A map of N calls in place of one.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The phases, as JSON, and nothing else.")
 @placed
-def hello(place: Place, count: int | None) -> None:
+def hello(place: Place, count: int | None, *, as_json: bool) -> None:
     """Make one real call through the whole system, and tell what that took.
 
     Prints the checked answer, where the time went, what is still running and what it costs.
     """
-    asyncio.run(_hello(place, count, perf_counter()))
+    asyncio.run(_hello(place, count, as_json=as_json))
 
 
-async def _hello(place: Place, count: int | None, began: float) -> None:
+async def _hello(place: Place, count: int | None, *, as_json: bool) -> None:
     from dayfly.cli.rows import worker_rows
-    from dayfly.cli.stopwatch import Lap, Stopwatch
     from dayfly.client.executor import FunctionExecutor
-    from dayfly.client.session import open_session
     from dayfly.parts import open_parts
 
     config = place.load()
+    executor = FunctionExecutor(
+        config_file=place.config_file,
+        backend=place.backend,
+        storage=place.storage,
+        progress=False if as_json else None,
+    )
+    async with executor:
+        names = [getpass.getuser()] if count is None else [str(n) for n in range(count)]
+        before = age()
+        job = executor.map(greeter(), names)
+        answers = await job
+        took = age() - before
+    check(answers, [f"Hello, {name}!" for name in names])
+    imports = Phase(who=CLIENT, what="imports and configuration", start=0.0, seconds=before)
+    phases = [imports, *(phase.later(before) for phase in job.phases)]
+    if as_json:
+        show.json(phases)
+        return
+    _print_answers(answers)
+    _print_phases(phases, before + took)
     async with open_parts(config) as parts:
-        watch = Stopwatch(open_session(parts), parts.clock)
-        executor = FunctionExecutor(
-            config_file=place.config_file,
-            backend=place.backend,
-            storage=place.storage,
-            session=watch,
-        )
-        imported = perf_counter() - began
-        async with executor:
-            watch.lap("pickling the function")
-            names = [getpass.getuser()] if count is None else [str(n) for n in range(count)]
-            job = executor.map(greeter(), names)
-            answers = await job
-            watch.lap("leaving")
-        watch.lap("end")
-        check(answers, [f"Hello, {name}!" for name in names])
-        _print_answers(answers)
-        _print_laps([Lap("imports and configuration", imported), *watch.laps])
         _print_running(config, await worker_rows(parts), job.cost)
 
 
@@ -118,13 +120,15 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
     )
 
 
-def _print_laps(laps: list[Lap]) -> None:
-    click.echo("\nwhere the time went")
-    total = sum(lap.seconds for lap in laps)
-    lines = [*((lap.what, lap.seconds) for lap in laps), ("in all", total)]
-    width = max(len(what) for what, _ in lines)
-    for what, seconds in lines:
-        click.echo(f"  {what.ljust(width)}  {seconds:7.3f} s")
+def _print_phases(phases: list[Phase], total: float) -> None:
+    found = table.rows(phases)
+    span = max(row.start + row.seconds for row in found)
+    click.echo("\nwhere the time went, in seconds")
+    columns = ("who", "phase", "began", "took", f"0 to {span:.1f} s")
+    show.table(columns, (table.cells(row, span) for row in found))
+    for note in table.notes(phases):
+        click.echo(note)
+    click.echo(f"all outcomes were here after {total:.2f} s in all")
 
 
 def _print_running(config: Config, rows: list[WorkerRow], cost: float | None) -> None:

@@ -33,6 +33,7 @@ from dayfly.model import (
     WorkerConfig,
 )
 from dayfly.parts import Parts
+from dayfly.phases import BOOT, CLIENT, MASTER, PLAN, SSH
 from dayfly.processes import name_of
 from dayfly.shell.base import Connection, Target
 from dayfly.wire.client import MasterDoor
@@ -76,15 +77,19 @@ class Ascender:
         self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
         #: Set once the master's VM exists and is up: where capacity is short it comes first.
         self.placed = asyncio.Event()
+        #: Since when its VM boots, until it has answered.
+        self._booting: float | None = None
         #: Whether the network is known to let this machine in.
         self._admitted = False
 
     @classmethod
     async def prepare(cls, parts: Parts) -> Ascender:
         """Find the cluster's keys, or make them."""
-        owner = await parts.cloud.owner()
+        with parts.timeline.during(CLIENT, "credentials"):
+            owner = await parts.cloud.owner()
         key = cluster_key(parts.config)
-        access = await ensure_access(parts.storage, key, owner, parts.entropy)
+        with parts.timeline.during(CLIENT, "keys of the cluster"):
+            access = await ensure_access(parts.storage, key, owner, parts.entropy)
         return cls(parts, access, owner)
 
     async def find(self) -> Instance | None:
@@ -136,17 +141,22 @@ class Ascender:
                 return ascent
 
     async def _up(self, told: Told, deadline: float, *, launch: bool) -> Instance:
-        instance = await self.find()
+        with self._parts.timeline.during(CLIENT, "master looked for"):
+            instance = await self.find()
         if instance is None and not launch:
             raise errors.InstanceNotFoundError("the master is gone, and its jobs with it")
         if instance is None:
             told("the master to be launched")
-            instance = await self.cluster.launches.master(self.cluster.find_master)
+            with self._parts.timeline.during(CLIENT, "master launched"):
+                instance = await self.cluster.launches.master(self.cluster.find_master)
+            self._booting = self._parts.clock.monotonic()
             self._admitted = True
         elif instance.state not in UP:
             told(f"the master ({instance.id}, {instance.state}) to be started")
             if instance.state is InstanceState.STOPPED:
-                await self.cluster.start(instance)
+                with self._parts.timeline.during(CLIENT, "master started"):
+                    await self.cluster.start(instance)
+                self._booting = self._parts.clock.monotonic()
                 instance = await self.cluster.look(instance.id)
         self.placed.set()
         return await self.cluster.bring_up(instance, deadline)
@@ -154,7 +164,8 @@ class Ascender:
     async def _open(self, instance: Instance, told: Told, deadline: float) -> Ascent:
         parts = self._parts
         told("the master to answer SSH")
-        until = min(deadline, parts.clock.monotonic() + SLICE)
+        began = parts.clock.monotonic()
+        until = min(deadline, began + SLICE)
         async with AsyncExitStack() as stack:
             target = await self.target(instance)
             try:
@@ -168,6 +179,8 @@ class Ascender:
             except errors.HostKeyError as error:
                 raise await self._unknown_yet(error, instance, target) from error
             stack.push_async_callback(connection.aclose)
+            since, self._booting = self._booting, None
+            parts.timeline.add(MASTER, BOOT if since else SSH, since or began)
             door = await self._door(connection, instance, told)
             await stack.enter_async_context(door)
             return Ascent(instance, connection, door, stack.pop_all())
@@ -232,7 +245,8 @@ class Ascender:
                 await self._refuse_while_busy(door, ours)
         told("dayfly to be installed on the master")
         await self._install(connection, instance)
-        return await MasterDoor.open(path, secret=secret, name=name, dial=dial)
+        with self._parts.timeline.during(MASTER, "conversation opened"):
+            return await MasterDoor.open(path, secret=secret, name=name, dial=dial)
 
     async def _refuse_while_busy(self, door: MasterDoor, ours: str) -> None:
         running = [row.id for row in await door.list_jobs() if row.state is JobState.RUNNING]
@@ -248,7 +262,8 @@ class Ascender:
         package = parts.package()
         storage = await parts.storage.locate()
         policy = parts.config.policy
-        kit = await self.outfitter.order(instance.instance_type)
+        with parts.timeline.during(CLIENT, PLAN):
+            kit = await self.outfitter.order(instance.instance_type)
         workers_kit = await self.outfitter.ours(compute.worker_instance_types[0])
         config = MasterConfig(
             instance=instance,
@@ -283,8 +298,12 @@ class Ascender:
                 interpreters=self.outfitter.interpreters,
                 log_level=parts.config.dayfly.log_level,
             )
-            await provision.install_worker(connection, worker, package, kit=kit, arm=policy)
-        await provision.install_master(connection, config, package, kit=kit)
+            await provision.install_worker(
+                connection, worker, package, timeline=parts.timeline, kit=kit, arm=policy
+            )
+        await provision.install_master(
+            connection, config, package, timeline=parts.timeline, kit=kit
+        )
 
     async def _told_by_console(
         self, error: errors.DayflyError, instance: Instance

@@ -11,7 +11,7 @@ from dayfly.model import JobSpec
 from dayfly.wire import messages as m
 
 
-class Phase(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """What the session is waiting for before the master can speak for itself.
 
     Attributes:
@@ -22,7 +22,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: What comes out of a channel, in order; :class:`~dayfly.wire.messages.JobEnded` is the last.
-Event: TypeAlias = Phase | m.Delivery | m.Logs | m.JobStatus | m.Notice | m.JobEnded
+Event: TypeAlias = Waiting | m.Delivery | m.Logs | m.JobStatus | m.Notice | m.JobEnded
 
 
 class JobChannel(Protocol):

@@ -18,7 +18,7 @@ import msgspec
 
 from dayfly import errors
 from dayfly.client.ascent import Ascender, Ascent
-from dayfly.client.channel import Event, JobRequest, Phase
+from dayfly.client.channel import Event, JobRequest, Waiting
 from dayfly.client.leaving import may_go_on
 from dayfly.client.supply import Supply
 from dayfly.clock import Clock
@@ -390,7 +390,7 @@ class Conversation:
 
     def _told(self, waiting: str) -> None:
         for channel in self._channels.values():
-            channel.emit(Phase(waiting=waiting))
+            channel.emit(Waiting(waiting=waiting))
 
     async def _listen(self, ascent: Ascent) -> None:
         try:

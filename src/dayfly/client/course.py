@@ -10,7 +10,7 @@ import msgspec
 
 from dayfly import errors, serialize
 from dayfly.client import leaving
-from dayfly.client.channel import Event, JobChannel, Phase
+from dayfly.client.channel import Event, JobChannel, Waiting
 from dayfly.client.parties import Connect, Items, Owner
 from dayfly.clock import Clock
 from dayfly.model import CallOutcome, JobState, OutcomeKind
@@ -325,12 +325,12 @@ class Course:
         finally:
             self._errands = None
 
-    def _take(self, event: Phase | m.Logs | m.JobStatus | m.Notice) -> None:
+    def _take(self, event: Waiting | m.Logs | m.JobStatus | m.Notice) -> None:
         match event:
             case m.JobStatus():
                 self.told_at = self._clock.monotonic()
                 self._stand(event)
-            case Phase(waiting=waiting):
+            case Waiting(waiting=waiting):
                 self._stand(msgspec.structs.replace(self.status, waiting=waiting))
             case m.Logs(lines=lines):
                 for line in lines:

@@ -32,6 +32,7 @@ from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.errors import JobError, UsageError
 from dayfly.model import LogLine
 from dayfly.parts import Parts, open_parts
+from dayfly.phases import CLIENT, Timeline
 from dayfly.processes import ThisProcess, name_of
 from dayfly.storage.base import Storage
 
@@ -82,14 +83,14 @@ class FunctionExecutor:
         self._on_log = on_log
         self._clock = clock or (SystemClock() if parts is None else parts.clock)
         self._entropy = entropy or (SystemEntropy() if parts is None else parts.entropy)
+        self._timeline = Timeline(self._clock) if parts is None else parts.timeline
         self._parts = parts
         self._process = ThisProcess() if parts is None else parts.process
         self._session = session
         self._display: Display | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: dict[Job[Any], None] = {}
-        self._closing = self._closed = False
-        self._left = False
+        self._closing = self._closed = self._left = False
 
     @classmethod
     async def attach(
@@ -312,7 +313,6 @@ class FunctionExecutor:
         display = self._enter_loop()
         begun = self._clock.now()
         job_id = f"j-{datetime.fromtimestamp(begun, UTC):%Y%m%d-%H%M%S}-{self._entropy.hex(6)}"
-
         source = items.Source(
             iterdata,
             serialize.dump_item,
@@ -323,12 +323,12 @@ class FunctionExecutor:
         )
 
         async def connect(give_up: GiveUp, /) -> JobChannel | None:
-            first = await source.peek()
-            if not first:
-                return None
-            by = name_of(self._process)
-            spec = job_spec(self._config, job_id, function, options, at=begun, by=by)
-            request = await job_request(spec, function, first, options, display.note)
+            with self._timeline.during(CLIENT, "function and items"):
+                if not (first := await source.peek()):
+                    return None
+                by = name_of(self._process)
+                spec = job_spec(self._config, job_id, function, options, at=begun, by=by)
+                request = await job_request(spec, function, first, options, display.note)
             return self._open_session().start(request, items.Feed(source, give_up))
 
         return self._follow(
@@ -395,6 +395,7 @@ class FunctionExecutor:
             on_ended=lambda job: self._jobs.pop(job, None),
             on_abandoned=self._leave,
             clock=self._clock,
+            timeline=self._timeline,
         )
         self._jobs[job] = None
         return job
@@ -417,8 +418,7 @@ class FunctionExecutor:
                 hint="make the executor in the coroutine that uses it",
             )
         if self._display is None:
-            self._loop = loop
-            self._display = board(self._clock) if self._show else Silent()
+            self._loop, self._display = loop, board(self._clock) if self._show else Silent()
             for warning in self._config.warnings:
                 self._display.note(warning)
         return self._display
@@ -430,14 +430,15 @@ class FunctionExecutor:
     def _open_parts(self) -> Parts:
         if self._parts is None:
             self._refuse_when_closed(self._closed)
-            self._parts = open_parts(self._config)
+            self._parts = open_parts(self._config, self._timeline)
         return self._parts
 
     def _open_session(self) -> ClosableSession:
         if self._session is None:
-            from dayfly.client.session import open_session
+            with self._timeline.during(CLIENT, "modules imported"):
+                from dayfly.client.session import open_session
 
-            self._session = open_session(self._open_parts())
+                self._session = open_session(self._open_parts())
         return self._session
 
     def _leave(self) -> None:

@@ -21,6 +21,7 @@ from dayfly.environment.pythons import Wish, fetched
 from dayfly.environment.requirements import resolve_requirements, wish_of
 from dayfly.environment.resolve import resolve, wish
 from dayfly.errors import UsageError
+from dayfly.phases import CLIENT, Timeline
 from dayfly.stock import Stock
 
 
@@ -42,11 +43,13 @@ class Inquiry:
     Args:
         stock: What storage keeps of environments.
         index: URLs of package indexes; empty: see :mod:`dayfly.environment.indexes`.
+        timeline: Where it is told what took how long.
     """
 
-    def __init__(self, stock: Stock, index: Sequence[str]) -> None:
+    def __init__(self, stock: Stock, index: Sequence[str], *, timeline: Timeline) -> None:
         self._stock = stock
         self._index = index
+        self._timeline = timeline
 
     async def build(self, wished: Wish) -> File:
         """A build of Python, which is in storage from now on.
@@ -56,8 +59,9 @@ class Inquiry:
         """
         known = await self._stock.find_python(wished.name)
         if known is None:
-            async with fetched(wished) as (known, path):
-                await self._stock.keep_python(wished.name, known, path)
+            with self._timeline.during(CLIENT, "Python fetched"):
+                async with fetched(wished) as (known, path):
+                    await self._stock.keep_python(wished.name, known, path)
         return known
 
     async def installed(
@@ -84,14 +88,17 @@ class Inquiry:
         """
         platform, index = ground.platform, self._index
         wished = wish(installed, platform, python(), index=index, extra=extra)
-        known = None if anew else await self._stock.recall(wished.key)
+        with self._timeline.during(CLIENT, "packages looked up"):
+            known = None if anew else await self._stock.recall(wished.key)
         if known is not None:
             return await self._fitted(wished.key, known, ground), True
-        result = await resolve(
-            installed, platform, python(), folder=_wheels(), index=index, extra=extra
-        )
+        with self._timeline.during(CLIENT, "packages resolved"):
+            result = await resolve(
+                installed, platform, python(), folder=_wheels(), index=index, extra=extra
+            )
         lock = msgspec.structs.replace(result.lock, interpreter=ground.build)
-        await self._stock.keep(lock, result.repacked)
+        with self._timeline.during(CLIENT, "packages stored"):
+            await self._stock.keep(lock, result.repacked)
         answer = Answer(lock=lock, missing=result.missing, warnings=result.warnings)
         await self._stock.remember(wished.key, answer)
         return answer, False
@@ -111,10 +118,12 @@ class Inquiry:
         pins = tuple(one.pin for one in also)
         wished = await asyncio.to_thread(wish_of, path, platform, python(), index=index)
         wished = msgspec.structs.replace(wished, pins=pins)
-        known = await self._stock.recall(wished.key)
+        with self._timeline.during(CLIENT, "packages looked up"):
+            known = await self._stock.recall(wished.key)
         if known is not None:
             return (await self._fitted(wished.key, known, ground)).lock
-        result = await resolve_requirements(path, platform, python(), index=index, also=pins)
+        with self._timeline.during(CLIENT, "packages resolved"):
+            result = await resolve_requirements(path, platform, python(), index=index, also=pins)
         lock = msgspec.structs.replace(result.lock, interpreter=ground.build)
         await self._stock.keep(lock, result.repacked)
         await self._stock.remember(wished.key, Answer(lock=lock))

@@ -16,6 +16,7 @@ from dayfly.client.parties import Connect, Items, Owner
 from dayfly.client.progress import Progress
 from dayfly.clock import Clock
 from dayfly.model import LogLine
+from dayfly.phases import CLIENT, DELIVERY, FIRST_CALL, Phase, Timeline
 from dayfly.serialize import Outcome
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class Job(Generic[T]):
         on_ended: Callable[[Job[Any]], None],
         on_abandoned: Callable[[], None],
         clock: Clock,
+        timeline: Timeline,
         lasting: bool = False,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class Job(Generic[T]):
             on_abandoned: Called when the master could not be told of a cancellation because
                 that was interrupted too.
             clock: Dates what the display shows.
+            timeline: What its executor knows of what took how long.
             lasting: Whether it goes on when it is left.
             close: Closes what the job has to itself.
         """
@@ -89,6 +92,8 @@ class Job(Generic[T]):
         self._on_log = on_log
         self._on_ended = on_ended
         self._clock = clock
+        self._timeline = timeline
+        self._first_at: float | None = None
         self._loop = asyncio.get_running_loop()
         self._failed = 0
         self._first_failure: Exception | None = None
@@ -179,6 +184,21 @@ class Job(Generic[T]):
         its end; VMs that live on after that, by ``soft_dismantle_timeout``, come on top.
         """
         return self._course.cost
+
+    @property
+    def phases(self) -> list[Phase]:
+        """What went on for its sake until its first outcome was here, the earliest first.
+
+        What was under way already when it began, or was there, is not among it. Their ``start``
+        is in seconds since the job began.
+        """
+        began, here = self._course.started, self._first_at
+        found = self._timeline.between(began, self._clock.monotonic() if here is None else here)
+        if here is not None:
+            called = [phase.end for phase in found if phase.what == FIRST_CALL]
+            since = min([each for each in called if each < here], default=here)
+            found.append(Phase(who=CLIENT, what=DELIVERY, start=since, seconds=here - since))
+        return [phase.later(-began) for phase in found]
 
     def as_completed(self) -> AsyncIterator[Outcome]:
         """The outcomes in the order in which they come, failed ones among them.
@@ -322,6 +342,8 @@ class Job(Generic[T]):
 
     def _recorded(self, outcome: Outcome) -> None:
         self._settle_future(outcome)
+        if self._first_at is None:
+            self._first_at = self._clock.monotonic()
         if outcome.error is not None:
             self._failed += 1
             if self._first_failure is None:

@@ -29,6 +29,7 @@ from dayfly.model import (
     Tag,
 )
 from dayfly.parts import Parts
+from dayfly.phases import CLIENT
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,8 @@ class Launches:
         meant = self._spec("worker", list(processes), tags, by_type)
         intent = await self._intents.write(meant, count, self._token(spec.id, round_))
         try:
-            return intent.token, await self._make(intent)
+            with self._parts.timeline.during(CLIENT, "workers launched"):
+                return intent.token, await self._make(intent)
         except CapacityError:
             await self._intents.close(intent.token)
             raise

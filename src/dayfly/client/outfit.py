@@ -24,6 +24,7 @@ from dayfly.environment.pythons import Wish
 from dayfly.errors import EnvironmentSyncError
 from dayfly.model import ExecMode
 from dayfly.parts import Parts
+from dayfly.phases import CLIENT
 from dayfly.stock import Stock
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class Outfitter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stock = Stock(parts.storage)
-        self._inquiry = Inquiry(self._stock, parts.config.compute.package_index)
+        self._inquiry = Inquiry(
+            self._stock, parts.config.compute.package_index, timeline=parts.timeline
+        )
         self._captured: dict[str, asyncio.Task[Capture]] = {}
         self._builds: dict[Wish, asyncio.Task[File]] = {}
         self._locks: dict[Ground, asyncio.Task[Lock]] = {}
@@ -185,8 +188,9 @@ class Outfitter:
             EnvironmentSyncError: Their image lacks this Python, and it cannot be had for them.
         """
         cloud = self._parts.cloud
-        platform = await cloud.platform(instance_type)
-        has = await cloud.python(instance_type)
+        with self._parts.timeline.during(CLIENT, "platform looked up"):
+            platform = await cloud.platform(instance_type)
+            has = await cloud.python(instance_type)
         if has in {"", python()}:
             return Ground(platform)
         mirror = self._parts.config.compute.python_mirror
@@ -196,7 +200,8 @@ class Outfitter:
 
     async def _capture(self) -> Capture:
         async def read(_: str) -> Capture:
-            return await asyncio.to_thread(capture)
+            with self._parts.timeline.during(CLIENT, "packages read"):
+                return await asyncio.to_thread(capture)
 
         return await _once(self._captured, "", read)
 

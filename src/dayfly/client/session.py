@@ -22,6 +22,7 @@ from dayfly.client.recollection import recollect
 from dayfly.client.staffing import Staffing
 from dayfly.model import InstanceState, JobSpec, JobState
 from dayfly.parts import Parts
+from dayfly.phases import CLIENT
 from dayfly.storage import keys
 from dayfly.wire import messages as m
 
@@ -196,8 +197,9 @@ class MasterSession:
 
     async def _submit(self, channel: Channel) -> None:
         storage, request = self._parts.storage, channel.request
-        key = await self._store_modules(request) if request.modules else ""
-        function = await send_payload(storage, keys.function(channel.id), request.function)
+        with self._parts.timeline.during(CLIENT, "function stored"):
+            key = await self._store_modules(request) if request.modules else ""
+            function = await send_payload(storage, keys.function(channel.id), request.function)
         submit = m.Submit(spec=request.spec, function=function, modules=key)
         await self.tell(channel, submit, remember=True)
         if channel.withdrawn:
@@ -218,6 +220,9 @@ class MasterSession:
             for line in message.lines:
                 if channel := self._channels.get(line.job):
                     channel.emit(m.Logs(lines=[line]))
+            return
+        if isinstance(message, m.Phases):
+            self._parts.timeline.hear(message.phases)
             return
         job = getattr(message, "job", "")
         channel = self._channels.get(job)

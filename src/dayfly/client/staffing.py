@@ -12,7 +12,7 @@ import msgspec
 
 from dayfly import errors
 from dayfly.client.ascent import Ascender, last_words, worker_processes
-from dayfly.client.channel import Phase
+from dayfly.client.channel import Waiting
 from dayfly.client.conversation import PAUSE, RESUMES, Channel, Conversation
 from dayfly.client.estimate import estimate_note
 from dayfly.client.lookout import Lookout
@@ -396,7 +396,7 @@ class Staffing:
             await self._estimate(channel, spec, lacking, master_up=rows is not None)
         if rows is None and lacking > 0:
             workers = "1 worker" if lacking == 1 else f"{lacking} workers"
-            channel.emit(Phase(waiting=f"the master and {workers} to be launched"))
+            channel.emit(Waiting(waiting=f"the master and {workers} to be launched"))
             await self._master_placed(lacking)
         supplied = await supply.launch(lacking, others=lacking < spec.wanted)
         # Whoever knows of a launch tells of it at once: its job may be over, and the master down.

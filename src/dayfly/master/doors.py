@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from dayfly.errors import WireError
@@ -14,6 +15,7 @@ from dayfly.master.hub import Hub
 from dayfly.master.journal import KeptInstance
 from dayfly.master.peers import ClientPeer, WorkerPeer, dropped
 from dayfly.model import LogLine
+from dayfly.phases import Phase
 from dayfly.wire import messages as m
 from dayfly.wire.link import Link
 
@@ -92,8 +94,9 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
         case m.Ready():
             for packages in sorted(hub.stocking.done):
                 hub.peers.say(peer, m.Stocked(packages=packages))
-            spare, holds = hub.is_spare(peer.name), bool(message.holding)
+            spare, holds = not hub.jobs_of(peer.name), bool(message.holding)
             hub.fleet.asked_for_work(peer.name, spare=spare, holds=holds)
+            _timed(hub, peer.name, hub.fleet.phases(peer.name))
             hub.handle(
                 e.WorkerReady(
                     worker=peer.name,
@@ -103,8 +106,17 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
                     attempts=message.attempts,
                 )
             )
+        case m.Phases(phases=phases):
+            _timed(hub, peer.name, phases)
         case m.Draining():
             hub.fleet.drain(peer.name, message.seconds, message.reason)
+
+
+def _timed(hub: Hub, worker: str, phases: list[Phase]) -> None:
+    """Whoever follows a job that a worker could serve is told what took how long on it."""
+    followers = (hub.peers.followers(job) for job in hub.jobs_of(worker))
+    for peer in dict.fromkeys(chain.from_iterable(followers)) if phases else ():
+        hub.peers.say(peer, m.Phases(phases=phases))
 
 
 def _printed(hub: Hub, lines: list[LogLine]) -> None:

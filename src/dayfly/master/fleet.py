@@ -21,8 +21,9 @@ from dayfly.errors import DayflyError, ProvisionError
 from dayfly.master.events import Pool
 from dayfly.master.installer import Installer
 from dayfly.master.journal import KeptInstance
-from dayfly.master.member import Member, Say
+from dayfly.master.member import Member, Say, awaited
 from dayfly.model import DismantlePolicy, ExecMode, WorkerRow
+from dayfly.phases import SERVICE, Phase
 from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
@@ -201,6 +202,7 @@ class Fleet:
                 member.instance,
                 member.policy,
                 reached=partial(self._set_phase, member, "installing"),
+                timeline=member.timeline,
                 deadline=deadline,
             )
             deadline = max(deadline, self._clock.monotonic() + CALL)
@@ -305,6 +307,7 @@ class Fleet:
             self._stop(member)
             member.dismissed = False
             self._begin(member, returning=False)
+        member.timeline.add_next(member.id, SERVICE)
         member.say = say
         member.unlinked.clear()
         member.linked.set()
@@ -411,15 +414,12 @@ class Fleet:
     def waiting(self, workers: Iterable[str], among: int) -> str:
         """What these workers on their way are waited for, in words."""
         members = (self._members.get(worker) for worker in workers)
-        phases = Counter(member.phase for member in members if member is not None)
-        words = []
-        if count := phases["connecting"]:
-            words.append(f"{count} of {among} {_vms(among)} to answer SSH")
-        if count := phases["installing"]:
-            words.append(f"packages on {count} {_vms(count)}")
-        if count := phases["starting"]:
-            words.append(f"the agent on {count} {_vms(count)}")
-        return ", ".join(words)
+        return awaited(Counter(member.phase for member in members if member is not None), among)
+
+    def phases(self, worker: str) -> list[Phase]:
+        """What took how long while a worker was brought up; told once."""
+        member = self._members.get(worker)
+        return member.timeline.take() if member else []
 
     # -- its deadline --
 
@@ -443,7 +443,3 @@ class Fleet:
             member.phase = phase
             log.info("worker %s: %s", member.id, phase)
             self._listener.fleet_changed()
-
-
-def _vms(count: int) -> str:
-    return "VM" if count == 1 else "VMs"

@@ -277,9 +277,9 @@ class Hub:
         """Whether a job runs."""
         return self._scheduler.job(job) is not None
 
-    def is_spare(self, worker: str) -> bool:
-        """Whether no open job is one that a worker could serve."""
-        return not self._scheduler.jobs_of(worker)
+    def jobs_of(self, worker: str) -> list[str]:
+        """The open jobs that a worker could serve."""
+        return self._scheduler.jobs_of(worker)
 
     @property
     def open_jobs(self) -> list[str]:

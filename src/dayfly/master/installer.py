@@ -14,6 +14,7 @@ from dayfly.environment.order import Order
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.master.member import processes_of
 from dayfly.model import DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
+from dayfly.phases import BOOT, PLAN, Timeline
 from dayfly.shell.base import Shell
 from dayfly.stock import Stock
 
@@ -30,6 +31,7 @@ class Installer(Protocol):
         policy: DismantlePolicy,
         *,
         reached: Callable[[], None],
+        timeline: Timeline,
         deadline: float,
     ) -> None:
         """Reach a VM that may still boot, and start its agent; doing it twice does no harm.
@@ -38,6 +40,7 @@ class Installer(Protocol):
             instance: The VM.
             policy: Its own, until the master says otherwise.
             reached: Called when it has answered.
+            timeline: Where it is told what took how long.
             deadline: When to give up reaching it, in ``clock.monotonic()`` seconds.
 
         Raises:
@@ -94,8 +97,10 @@ class SshInstaller:
         policy: DismantlePolicy,
         *,
         reached: Callable[[], None],
+        timeline: Timeline,
         deadline: float,
     ) -> None:
+        began = self._clock.monotonic()
         target = provision.target_of(
             instance, self._config.access, self._config.username, inside=True
         )
@@ -105,10 +110,18 @@ class SshInstaller:
             )
             try:
                 reached()
-                package = await asyncio.to_thread(self._package)
-                config = self._worker_config(instance, policy)
+                timeline.add(instance.id, BOOT, began)
+                with timeline.during(instance.id, PLAN):
+                    package = await asyncio.to_thread(self._package)
+                    config = self._worker_config(instance, policy)
+                    kit = await self._kit()
                 await provision.install_worker(
-                    connection, config, package, kit=await self._kit(), login=self._login()
+                    connection,
+                    config,
+                    package,
+                    timeline=timeline,
+                    kit=kit,
+                    login=self._login(),
                 )
             except UnreachableError:
                 # The connection broke; what was begun is taken up again by the next one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from dayfly.dismantle import Due, Why, deadline
 from dayfly.master.events import Pool
 from dayfly.master.journal import KeptInstance
 from dayfly.model import DismantlePolicy, ExecMode, Instance, InstanceState, Tag, WorkerRow
+from dayfly.phases import Timeline
 from dayfly.wire import messages as m
 
 Say: TypeAlias = Callable[[m.SetDeadline | m.PowerOff], None]
@@ -32,6 +34,22 @@ def processes_of(instance: Instance) -> int:
     return int(text) if text.isdecimal() else 1
 
 
+def awaited(phases: Counter[str], among: int) -> str:
+    """What workers on their way are waited for, in words, by how many are in which phase."""
+    words = []
+    if count := phases["connecting"]:
+        words.append(f"{count} of {among} {_vms(among)} to answer SSH")
+    if count := phases["installing"]:
+        words.append(f"packages on {count} {_vms(count)}")
+    if count := phases["starting"]:
+        words.append(f"the agent on {count} {_vms(count)}")
+    return ", ".join(words)
+
+
+def _vms(count: int) -> str:
+    return "VM" if count == 1 else "VMs"
+
+
 class Member:
     """One adopted instance.
 
@@ -51,6 +69,7 @@ class Member:
         engaged: The jobs that are on it.
         drain: When the cloud takes it back, once it has told so.
         dismissed: Whether it is to go ahead of its timers, which it may not know yet.
+        timeline: What took how long while it was brought up.
         life: What brings it up and watches over it.
         timers: What powers it off in time.
     """
@@ -76,6 +95,7 @@ class Member:
         self.changed = asyncio.Event()
         self.drain: Due | None = None
         self.dismissed = False
+        self.timeline = Timeline(clock)
         self.life: asyncio.Task[None] | None = None
         self.timers: asyncio.Task[None] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -44,9 +45,20 @@ class Connection(Protocol):
     """An open connection to a VM."""
 
     async def run(
-        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         """Run a command by the VM's ``/bin/sh``, whatever its exit status.
+
+        Args:
+            command: Its text.
+            stdin: Its standard input.
+            timeout: Seconds that it may take.
+            heard: Called with each whole line of its standard output, as soon as it comes.
 
         Raises:
             CommandError: It did not end within ``timeout`` seconds.

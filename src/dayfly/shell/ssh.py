@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncssh
@@ -67,11 +67,16 @@ class SshConnection:
         self._tidying = asyncio.create_task(self._tidy_when_closed())
 
     async def run(  # noqa: D102
-        self, command: str, *, stdin: bytes = b"", timeout: float = 60.0
+        self,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         # sshd hands the text to the account's login shell, whichever that is.
         line = f"exec /bin/sh -c {shlex.quote(command)}"
-        output = _Output()
+        output = _Output(heard)
         try:
             async with asyncio.timeout(timeout):
                 chan, _ = await self._connection.create_session(lambda: output, line, encoding=None)
@@ -156,7 +161,9 @@ class SshConnection:
 class _Output(asyncssh.SSHClientSession[bytes]):
     """A command's channel: its input on the way out, its output as it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[bytes], None] | None) -> None:
+        self._heard = heard
+        self._told = 0
         self.stdout = bytearray()
         self.stderr = bytearray()
         self.error: Exception | None = None
@@ -174,6 +181,9 @@ class _Output(asyncssh.SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         (self.stderr if datatype == asyncssh.EXTENDED_DATA_STDERR else self.stdout).extend(data)
+        while self._heard is not None and (end := self.stdout.find(b"\n", self._told)) >= 0:
+            line, self._told = bytes(self.stdout[self._told : end]), end + 1
+            self._heard(line)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.error = exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dayfly.model import CallOutcome, LogLine
+from dayfly.phases import Phase
 from dayfly.wire.frame import Message, Payload, Span
 
 # -- worker to master --
@@ -55,6 +56,12 @@ class Draining(Message, frozen=True):
 
     seconds: float
     reason: str
+
+
+class Phases(Message, frozen=True):
+    """What took how long, each with its start in seconds before now; clients hear of it too."""
+
+    phases: list[Phase]
 
 
 # -- master to worker --

@@ -30,6 +30,7 @@ from dayfly.wire.leases import Draining as Draining
 from dayfly.wire.leases import Forget as Forget
 from dayfly.wire.leases import HandBack as HandBack
 from dayfly.wire.leases import JobBrief as JobBrief
+from dayfly.wire.leases import Phases as Phases
 from dayfly.wire.leases import PowerOff as PowerOff
 from dayfly.wire.leases import Printed as Printed
 from dayfly.wire.leases import Ready as Ready
@@ -39,7 +40,7 @@ from dayfly.wire.leases import SetDeadline as SetDeadline
 from dayfly.wire.leases import Stocked as Stocked
 
 #: Raised by one whenever a message changes its meaning or its shape.
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: Functions, chunks of items and outcomes up to this many bytes travel inline; larger ones
 #: go through storage.
@@ -342,9 +343,10 @@ ToClient: TypeAlias = (
     | Described
     | Jobs
     | Workers
+    | Phases
     | Refused
 )
-FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining
+FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining | Phases
 ToWorker: TypeAlias = (
     Assign | Revoke | Recall | Forget | Acknowledge | SetDeadline | PowerOff | Refused | Stocked
 )

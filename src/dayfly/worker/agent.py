@@ -7,7 +7,6 @@ their outcomes are kept until it can.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from pathlib import Path
@@ -15,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from dayfly import errors, guest
-from dayfly.clock import Clock, Entropy
+from dayfly.clock import Clock, Entropy, moment
 from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
+from dayfly.phases import FIRST_CALL, RUNNER, Timeline
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
 from dayfly.wire import link
@@ -24,6 +24,7 @@ from dayfly.wire import messages as m
 from dayfly.wire.frame import spans_of
 from dayfly.worker import errands
 from dayfly.worker.environments import Environments, KitEnvironments
+from dayfly.worker.failed import cancelled, failed
 from dayfly.worker.intake import Intake, Intakes
 from dayfly.worker.materials import Materials
 from dayfly.worker.notices import Interruptions, interruptions
@@ -96,9 +97,11 @@ class Agent:
             clock=clock,
             runner=runner,
         )
+        self._timeline = Timeline(clock)
+        self._fresh: dict[str, float] = {}  # jobs of which no call has ended yet, since when
         self._materials = Materials(storage, modules or guest.path("/var/lib/dayfly/modules"))
         self._environments = environments or KitEnvironments(
-            storage, config.instance, config.interpreters
+            storage, config.instance, config.interpreters, self._timeline
         )
         self._vm = guest.LinuxVm(clock) if vm is None else vm
         self._dial = dial
@@ -334,6 +337,7 @@ class Agent:
         async with self._opening.setdefault(brief.id, asyncio.Lock()):
             if not self._pool.knows(brief.id):
                 interpreter = await self._environments.bring(brief.packages)
+                self._tell_phases()
                 function = await self._materials.function(brief.function)
                 modules = await self._materials.modules(brief.modules)
                 self._open(brief, function, modules, interpreter)
@@ -341,6 +345,7 @@ class Agent:
     def _open(self, brief: m.JobBrief, function: bytes, modules: str, interpreter: str) -> None:
         if brief.id not in self._briefs:  # forgotten meanwhile
             return
+        self._fresh[brief.id] = self._clock.monotonic()
         self._pool.open(
             PoolJob(
                 id=brief.id,
@@ -357,8 +362,8 @@ class Agent:
         wanted = None if revoke.indices is None else set(revoke.indices)
         dropped = self._intakes.drop(revoke.job, wanted)
         for index in dropped if wanted is not None else ():
-            text = b"it was asked for"
-            self._keep(revoke.job, self._outcome(index, OutcomeKind.CANCELLED, text))
+            now, worker = self._clock.now(), self._config.instance
+            self._keep(revoke.job, cancelled(index, now, worker))
         self._pool.revoke(revoke.job, wanted)
 
     def _recall(self, recall: m.Recall) -> None:
@@ -370,6 +375,7 @@ class Agent:
     def _forget(self, job: str) -> None:
         self._briefs.pop(job, None)
         self._attempts.pop(job, None)
+        self._fresh.pop(job, None)
         self._opening.pop(job, None)
         self._intakes.drop(job)
         self._pool.forget(job)
@@ -379,6 +385,11 @@ class Agent:
 
     def outcome(self, job: str, outcome: CallOutcome) -> None:
         """A call has ended: its outcome goes out, by way of storage if it is large."""
+        if (since := self._fresh.pop(job, None)) is not None:
+            began, ended = (moment(self._clock, at) for at in (outcome.started, outcome.ended))
+            self._timeline.add(self._config.instance, RUNNER, since, began)
+            self._timeline.add(self._config.instance, FIRST_CALL, began, ended)
+            self._tell_phases()
         size = len(outcome.payload)
         if outcome.kind is not OutcomeKind.VALUE or size <= m.INLINE_LIMIT:
             self._keep(job, outcome)
@@ -430,16 +441,9 @@ class Agent:
 
     def _fail(self, job: str, index: int, error: errors.DayflyError) -> None:
         """Let a call end with an error of ours."""
-        header = {
-            "type": type(error).__name__,
-            "module": type(error).__module__,
-            "message": str(error),
-            "traceback": str(error),
-            "index": index,
-        }
-        payload = json.dumps(header).encode() + b"\n"
-        self._keep(job, self._outcome(index, OutcomeKind.RAISED, payload))
+        self._keep(job, failed(index, error, self._clock.now(), self._config.instance))
 
-    def _outcome(self, index: int, kind: OutcomeKind, payload: bytes) -> CallOutcome:
-        now = self._clock.now()
-        return CallOutcome(index, kind, payload, now, now, self._config.instance)
+    def _tell_phases(self) -> None:
+        """What took how long since that was told last."""
+        if phases := self._timeline.take():
+            self._say(m.Phases(phases=phases))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ from dayfly.environment import kit
 from dayfly.environment.order import Interpreters, Order
 from dayfly.environment.report import read
 from dayfly.errors import EnvironmentFailedError
+from dayfly.phases import OWN, STOCKED, Steps, Timeline
 from dayfly.stock import Stock
 from dayfly.storage.base import Storage
 
@@ -55,12 +57,16 @@ class KitEnvironments:
         storage: The cluster's.
         worker: This VM, as people know it.
         interpreters: Where a Python comes from that the VM lacks.
+        timeline: Where it is told what took how long.
     """
 
-    def __init__(self, storage: Storage, worker: str, interpreters: Interpreters) -> None:
+    def __init__(
+        self, storage: Storage, worker: str, interpreters: Interpreters, timeline: Timeline
+    ) -> None:
         self._stock = Stock(storage)
         self._worker = worker
         self._interpreters = interpreters
+        self._timeline = timeline
         self._known = {"": ""}
         self._bringing: dict[str, asyncio.Lock] = {}
         self._stocked: dict[str, asyncio.Event] = {}
@@ -84,7 +90,9 @@ class KitEnvironments:
     async def _install(self, key: str) -> str:
         with suppress(TimeoutError):  # the master may be gone; the index is asked then
             async with asyncio.timeout(_PATIENCE):
-                await self._stocked.setdefault(key, asyncio.Event()).wait()
+                with self._timeline.during(self._worker, STOCKED):
+                    await self._stocked.setdefault(key, asyncio.Event()).wait()
+        steps = Steps(self._timeline, self._worker, OWN)
         lock = await self._stock.find(key)
         if lock is None:
             raise EnvironmentFailedError(
@@ -99,16 +107,16 @@ class KitEnvironments:
             lock, name=key[:8], interpreters=self._interpreters, deposit=False
         )
         log.info("environment %s: %d packages for Python %s", key, len(order.files), lock.python)
-        status, output, said = await _run(order)
+        status, output, said = await _run(order, steps.hear)
         report = read(output, vm=self._worker, environment=key[:8], status=status, errors=said)
         for note in report.notes:
             log.warning("environment %s: %s", key, note)
-        steps = ", ".join(f"{step.step} {step.seconds:.1f} s" for step in report.steps)
-        log.info("environment %s: there after %.1f s (%s)", key, report.seconds, steps)
+        took = ", ".join(f"{step.step} {step.seconds:.1f} s" for step in report.steps)
+        log.info("environment %s: there after %.1f s (%s)", key, report.seconds, took)
         return report.python
 
 
-async def _run(order: Order) -> tuple[int | None, str, str]:
+async def _run(order: Order, heard: Callable[[bytes], None]) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-P", "-m", kit.__name__),
@@ -118,7 +126,7 @@ async def _run(order: Order) -> tuple[int | None, str, str]:
     )
     try:
         async with asyncio.timeout(order.deadline + _GRACE):
-            output, said = await process.communicate(order.encode())
+            output, said = await _converse(process, order.encode(), heard)
     except TimeoutError:
         return None, "", f"it was still running after {order.deadline + _GRACE:.0f} s"
     finally:
@@ -126,3 +134,22 @@ async def _run(order: Order) -> tuple[int | None, str, str]:
             with suppress(ProcessLookupError):
                 process.terminate()
     return process.returncode, output.decode("utf-8", "replace"), said.decode("utf-8", "replace")
+
+
+async def _converse(
+    process: asyncio.subprocess.Process, order: bytes, heard: Callable[[bytes], None]
+) -> tuple[bytes, bytes]:
+    """All that the kit prints, each line told as it comes."""
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018  # pipes
+    said = asyncio.ensure_future(process.stderr.read())
+    process.stdin.write(order)
+    process.stdin.close()
+    lines = []
+    try:
+        async for line in process.stdout:
+            heard(line)
+            lines.append(line)
+        await process.wait()
+        return b"".join(lines), await said
+    finally:
+        said.cancel()
