@@ -23,6 +23,8 @@ RELEASES: Final = {
     "ami-0d137000000000000": "trixie",
 }
 BOOKWORM, TRIXIE = RELEASES
+#: Debian's release -> what the names of its images call it.
+NUMBERS: Final = {"bookworm": "12", "trixie": "13"}
 
 
 class Images:
@@ -90,13 +92,13 @@ def register(aws: EmulatedAws, image_id: str, release: str) -> None:
     image = UbuntuImage(
         backend,
         image_id,
-        name=f"debian-{release}-amd64-{built:%Y%m%d}",
+        name=f"debian-{NUMBERS[release]}-amd64-{built:%Y%m%d}-2118",
         description=f"Debian {release} (amd64)",
         owner_id=DEBIAN,
         public=True,
         virtualization_type="hvm",
         architecture="x86_64",
-        image_location=f"amazon/debian-{release}-amd64",
+        image_location=f"amazon/debian-{NUMBERS[release]}-amd64-{built:%Y%m%d}-2118",
         hypervisor="xen",
         root_device_type="ebs",
         root_device_name="/dev/xvda",

@@ -86,6 +86,16 @@ async def test_what_the_index_has_is_locked_by_its_hash(
     assert await resolved(venv, tmp_path) == found
 
 
+@pytest.mark.parametrize("glibc", [(2, 17), (2, 30), (2, 36), (2, 41), (2, 99)])
+async def test_a_c_library_that_uv_knows_no_name_of_is_taken_for_an_older_one(
+    index: Index, tmp_path: Path, glibc: tuple[int, int]
+) -> None:
+    wheel(index.folder, "plain")
+    vm = Platform(architecture="x86_64", glibc=glibc)
+    found = await resolve(pinned("plain"), vm, PYTHON, folder=tmp_path)
+    assert (packages(found), found.lock.platform) == (["plain==1.0"], vm)
+
+
 async def test_each_vm_gets_the_wheel_for_its_own_processor(index: Index, tmp_path: Path) -> None:
     for tag in (
         f"{TAG}-{TAG}-manylinux_2_17_x86_64.manylinux2014_x86_64",

@@ -15,6 +15,10 @@ import msgspec
 #: Counted up when the same wish leads to other files on the VM.
 SCHEMA: Final = 1
 
+#: The C libraries (2.N) that uv knows by name, as of 0.9. What runs on an older one runs on a
+#: newer one.
+_KNOWN: Final = (17, 28, *range(31, 41))
+
 Architecture = Literal["x86_64", "aarch64"]
 
 
@@ -32,8 +36,8 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """As uv names it: ``x86_64-manylinux_2_35``."""
-        major, minor = self.glibc
-        return f"{self.architecture}-manylinux_{major}_{minor}"
+        minor = max((each for each in _KNOWN if (2, each) <= self.glibc), default=_KNOWN[0])
+        return f"{self.architecture}-manylinux_2_{minor}"
 
 
 def this_platform() -> Platform:
