@@ -21,16 +21,18 @@ FLOORS = (
     {"parts", "provision", "stock", "wire"},
     {"cloud", "storage", "shell"},
     {"aws"},
-    {"config", "serialize", "modules", "blame", "bootstrap", "cost", "dismantle", "guest"},
+    {"config", "serialize", "modules", "blame", "bootstrap", "baking", "baked", "cost", "dismantle",
+     "guest"},
     {"model", "phases"},
     {"environment"},
     {"errors", "clock", "processes", "outcomes"},
-)
+)  # fmt: skip
 #: Rooms of one floor that may look into each other, as (from, to).
 DOORS = {
     ("serialize", "blame"),
     ("serialize", "modules"),
     ("blame", "modules"),
+    ("baking", "bootstrap"),
     ("cost", "dismantle"),
     ("parts", "wire"),
 }

@@ -284,10 +284,11 @@ def installation(
         files["kit.pyz"] = program()
     if login:
         files["password"] = f"{login}\n".encode()
-    return Installation(service=service, script=script, stdin=_archive(files))
+    return Installation(service=service, script=script, stdin=pack(files))
 
 
-def _archive(files: Mapping[str, bytes]) -> bytes:
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Files as a compressed tar archive, for their owner alone."""
     buffer = io.BytesIO()
     # The fastest level: the archive crosses one connection once, and VMs boot meanwhile.
     with (

@@ -16,7 +16,8 @@ from dayfly.outcomes import CallOutcome as CallOutcome
 from dayfly.outcomes import OutcomeKind as OutcomeKind
 from dayfly.outcomes import Try as Try
 
-Role = Literal["master", "worker"]
+#: A ``builder`` becomes a machine image, and is no part of a cluster.
+Role = Literal["master", "worker", "builder"]
 
 #: Fields that are never printed: in a notebook, tracebacks show every local variable.
 _SECRETS: Final = frozenset(
@@ -86,6 +87,8 @@ class Tag(StrEnum):
     HOURLY = "dayfly:hourly"
     #: Seconds since the epoch; the sweep of any later client takes what is past it.
     EXPIRES_AT = "dayfly:expires-at"
+    #: The process without which a builder is of no use: ``host pid``.
+    CLIENT = "dayfly:client"
 
 
 class InstanceSpec(Guarded, frozen=True, kw_only=True):
@@ -100,6 +103,8 @@ class InstanceSpec(Guarded, frozen=True, kw_only=True):
         type_tags: More tags, by instance type.
         spot: Whether spot instances are wanted.
         fallback: Whether on-demand ones will do where no spot instance can be had.
+        image: Id of a machine image, for the types whose processors it is for; empty, or if it
+            is gone meanwhile: the configured one.
     """
 
     role: Role
@@ -110,6 +115,7 @@ class InstanceSpec(Guarded, frozen=True, kw_only=True):
     type_tags: dict[str, dict[str, str]] = {}
     spot: bool = False
     fallback: bool = False
+    image: str = ""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

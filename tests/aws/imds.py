@@ -130,6 +130,10 @@ class MetadataService:
             instance_id, instance_type, user_data, profile, launched_at=time.time()
         )
 
+    def user_data(self, instance_id: str) -> str:
+        """What a machine is told to become."""
+        return self._subjects[instance_id].user_data
+
     def locate(self, instance_id: str, address: str) -> None:
         """Tell a machine its address."""
         self._subjects[instance_id].address = address

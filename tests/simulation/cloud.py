@@ -233,6 +233,10 @@ class SimCloud:
         )
         return "" if self._state.faults.strikes("console empty") else printed
 
+    @property
+    def imaging(self) -> None:
+        return None
+
     async def admit(self) -> None:
         await self._call("describe_security_groups", lambda: None)
 

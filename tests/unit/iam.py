@@ -186,7 +186,8 @@ def _thing(aws: EmulatedAws, name: str) -> tuple[str, dict[str, str | list[str]]
 
 
 def _arn(aws: EmulatedAws, name: str) -> str:
-    return f"arn:aws:ec2:{aws.region}:{aws.account}:{name}"
+    account = "" if name.startswith(("image/", "snapshot/")) else aws.account
+    return f"arn:aws:ec2:{aws.region}:{account}:{name}"
 
 
 def _strings(value: Any) -> Iterator[str]:

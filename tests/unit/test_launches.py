@@ -11,6 +11,7 @@ import pytest
 from dayfly.client import launches as module
 from dayfly.client.intents import STALE, Intent
 from dayfly.client.launches import Launches
+from dayfly.client.picking import Pick
 from dayfly.errors import CloudError
 from dayfly.model import Instance, InstanceSpec, InstanceState, Launch
 from tests.unit.master_support import instance
@@ -54,8 +55,12 @@ async def test_an_unanswered_launch_of_the_master_is_not_said_again_after_a_slee
         config=SimpleNamespace(compute=SimpleNamespace(master_instance_type="t2.micro")),
     )
     spec = SimpleNamespace(role="master")
-    monkeypatch.setattr(module.Launches, "_spec", lambda *_: spec)
+    monkeypatch.setattr(module.Launches, "_spec", lambda *_, **__: spec)
     intents, access = SimpleNamespace(write=write), SimpleNamespace(serial="s", cluster="c")
-    making = Launches(*cast("Any", (parts, access, "alice", intents, lambda: None)))
+
+    async def choose(instance_type: str, packages: str | None = None) -> Pick:
+        return Pick()
+
+    making = Launches(*cast("Any", (parts, access, "alice", intents, lambda: None, choose)))
     assert await making.master(find) == there
     assert len(said) == 1

@@ -51,7 +51,7 @@ async def test_the_expiry_of_vms_that_are_gone_is_forgotten() -> None:
         config=SimpleNamespace(policy=policy),
     )
     access = SimpleNamespace(cluster="c", serial="s")
-    cluster = Cluster(cast("Any", parts), cast("Any", access), "alice")
+    cluster = Cluster(cast("Any", parts), cast("Any", access), "alice", cast("Any", nothing))
     for number in range(5):
         await cluster.keep([vm(number)])
         clock.time += policy.hard + launches.EXPIRY_SLACK + 1.0

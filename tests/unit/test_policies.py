@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import botocore.session
+import msgspec
 import pytest
 from botocore import xform_name
 
 import dayfly
 from dayfly.aws.session import Aws
+from dayfly.baked import Mark
 from dayfly.clock import SystemClock, SystemEntropy
 from dayfly.cloud.ec2.api import action
 from dayfly.cloud.ec2.cloud import Ec2Cloud
@@ -296,6 +298,39 @@ def test_in_a_network_that_is_given_nothing_but_a_group_is_made() -> None:
     assert "ec2:CreateVpc" not in json.dumps(document)
 
 
+def image(name: str) -> str:
+    return f"arn:aws:ec2:us-east-1::{name}"
+
+
+@pytest.mark.parametrize("section", ["all is made", "all is given"])
+def test_images_are_made_of_our_vms_tagged_and_launched_whatever_target_ami_says(
+    section: str,
+) -> None:
+    document = policy("client", place(SECTIONS[section]))
+
+    def may(action: str, resource: str, **context: str) -> bool:
+        told = {"aws:" + key.replace("_", "/", 1) + ":managed": v for key, v in context.items()}
+        return allows(document, Request(action, resource, told))
+
+    assert may("ec2:CreateImage", ec2("instance/i-1"), ResourceTag_dayfly="true")
+    assert not may("ec2:CreateImage", ec2("instance/i-1"))
+    for kind in ("image/*", "snapshot/*"):
+        assert may("ec2:CreateImage", image(kind), RequestTag_dayfly="true")
+        assert not may("ec2:CreateImage", image(kind))
+    for verb, name in (("DeregisterImage", "image/ami-1"), ("DeleteSnapshot", "snapshot/snap-1")):
+        assert may(f"ec2:{verb}", image(name), ResourceTag_dayfly="true")
+        assert not may(f"ec2:{verb}", image(name))
+    assert may("ec2:RunInstances", image("image/ami-9"), ResourceTag_dayfly="true")
+    assert not may("ec2:RunInstances", image("image/ami-9"))
+
+
+def test_an_image_that_is_given_by_its_name_is_one_of_ours() -> None:
+    section = Ec2Section(instance_role="dayfly-vm", target_ami="mine")
+    document = policy("client", place(section))
+    assert allows(document, Request("ec2:RunInstances", image("image/ami-9"), OURS))
+    assert not allows(document, Request("ec2:RunInstances", image("image/ami-9")))
+
+
 def test_who_consumes_starts_and_stops_one_vm_and_launches_none() -> None:
     document = policy("client", place(SECTIONS["a VM is consumed"]))
     assert allows(document, Request("ec2:StartInstances", ec2("instance/i-0123")))
@@ -374,6 +409,7 @@ async def test_everything_that_a_client_does_is_allowed_by_its_policy(aws: Emula
     assert refused == []
     done = {call.action for call in aws.calls}
     assert {"RunInstances", "TerminateInstances", "CreateVpc", "DeleteVpc", "PutObject"} <= done
+    assert {"CreateImage", "DeregisterImage", "DeleteSnapshot"} <= done
     table = {action(operation.name) for operation in OPERATIONS}
     assert done <= table | {"GetCallerIdentity"}
 
@@ -417,6 +453,12 @@ async def live(aws: EmulatedAws, section: Ec2Section) -> None:
         await cloud.stop([first.id])
         while (await cloud.list(ids=[first.id]))[0].state != "stopped":
             await clock.sleep(1)
+        about = {**tags, Mark.BUILD.value: "b", Tag.NAME.value: "mine"}
+        made = await cloud.imaging.create(first.id, "mine-b", about, "about it")
+        own = msgspec.structs.replace(worker, image=made.id)
+        ids += [i.id for i in (await cloud.launch(own, 1, token="o" * 64)).instances]
+        await cloud.imaging.users(made)
+        await cloud.imaging.delete(made)
         await cloud.start([first.id])
         await cloud.terminate(ids)
         await storage.put_object("dayfly/in/probe", b"x" * (17 << 20))

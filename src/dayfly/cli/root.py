@@ -13,6 +13,7 @@ from dayfly.cli.attach import attach
 from dayfly.cli.clean import clean
 from dayfly.cli.doctor import doctor
 from dayfly.cli.hello import hello
+from dayfly.cli.image import image
 from dayfly.cli.job import job
 from dayfly.cli.localhost import localhost
 from dayfly.cli.logs import logs
@@ -59,7 +60,7 @@ def dayfly(ctx: click.Context, config_file: str | None) -> None:
     ctx.obj = config_file
 
 
-for command in (hello, doctor, worker, job, logs, attach, clean, storage, localhost):
+for command in (hello, doctor, worker, job, logs, attach, clean, image, storage, localhost):
     dayfly.add_command(command)
 
 

@@ -19,6 +19,7 @@ from dayfly import errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
 from dayfly.client.outfit import Outfitter
+from dayfly.client.picking import Picker
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
 from dayfly.model import (
@@ -71,9 +72,10 @@ class Ascender:
 
     def __init__(self, parts: Parts, access: Access, owner: str) -> None:
         self._parts = parts
-        self._access = access
-        self.cluster = Cluster(parts, access, owner)
+        self.access = access
         self.outfitter = Outfitter(parts)
+        self.picker = Picker(parts, self.outfitter)
+        self.cluster = Cluster(parts, access, owner, self.picker.pick)
         self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
         #: Set once the master's VM exists and is up: where capacity is short it comes first.
         self.placed = asyncio.Event()
@@ -189,7 +191,7 @@ class Ascender:
         """How to reach the master's VM."""
         if not self._consume:
             username = self._parts.config.compute.ssh_username
-            return provision.target_of(instance, self._access, username)
+            return provision.target_of(instance, self.access, username)
         compute = self._parts.config.compute
         return Target(
             name=f"{instance.name} ({instance.id})",
@@ -230,7 +232,7 @@ class Ascender:
     async def _door(self, connection: Connection, instance: Instance, told: Told) -> MasterDoor:
         path = await connection.forward(instance.inner_address, instance.service_port)
         name, dial = name_of(self._parts.process), self._parts.dial
-        secret = self._access.client_secret
+        secret = self.access.client_secret
         ours = self._parts.package().digest
         try:
             door = await MasterDoor.open(path, secret=secret, name=name, dial=dial)
@@ -267,7 +269,7 @@ class Ascender:
         workers_kit = await self.outfitter.ours(compute.worker_instance_types[0])
         config = MasterConfig(
             instance=instance,
-            access=self._access,
+            access=self.access,
             package=package.digest,
             host=instance.inner_address,
             port=instance.service_port,
@@ -289,7 +291,7 @@ class Ascender:
                 instance=instance.id,
                 master_host=instance.inner_address,
                 master_port=instance.service_port,
-                secret=self._access.worker_secret,
+                secret=self.access.worker_secret,
                 processes=processes,
                 runtime=compute.interpreter,
                 storage=storage,

@@ -39,6 +39,7 @@ async def clean(parts: Parts, *, everything: bool, told: Told) -> Sequence[Resou
     await _cancel_jobs(parts, told)
     await _terminate(parts, everything=everything, told=told)
     await _delete_objects(parts, everything=everything, told=told)
+    await _delete_images(parts, everything=everything, told=told)
     if everything:
         await parts.cloud.purge()
         sweep()
@@ -60,9 +61,9 @@ async def _cancel_jobs(parts: Parts, told: Told) -> None:
 
 async def _terminate(parts: Parts, *, everything: bool, told: Told) -> None:
     mine: dict[str, str] = {Tag.MANAGED: "true", Tag.OWNER: await parts.cloud.owner()}
-    if not everything:
-        mine[Tag.ROLE] = "worker"
     found = await parts.cloud.list(tags=mine, states=ALIVE)
+    if not everything:
+        found = [instance for instance in found if instance.tags.get(Tag.ROLE) != "master"]
     ids = [instance.id for instance in found]
     if not ids:
         return
@@ -85,6 +86,15 @@ async def _terminate(parts: Parts, *, everything: bool, told: Told) -> None:
         await parts.clock.sleep(parts.cloud.pace)
     for instance in found:
         told(f"terminated {instance.name} ({instance.id})")
+
+
+async def _delete_images(parts: Parts, *, everything: bool, told: Told) -> None:
+    """Machine images: all, or those that will never be of use."""
+    imaging = parts.cloud.imaging
+    for image in await imaging.images() if imaging else ():
+        if imaging and (everything or image.broken):
+            await imaging.delete(image)
+            told(f"deleted the image {image.name} ({image.id}, {image.state})")
 
 
 async def _delete_objects(parts: Parts, *, everything: bool, told: Told) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from dayfly.client.intents import Intents
-from dayfly.client.launches import Launches, expiry
+from dayfly.client.launches import Choose, Launches, expiry
 from dayfly.clock import Clock
 from dayfly.errors import CloudError, InstanceNotFoundError
 from dayfly.model import (
@@ -36,7 +36,7 @@ KEEP = 60.0
 class Cluster:
     """One owner's cluster in one cloud."""
 
-    def __init__(self, parts: Parts, access: Access, owner: str) -> None:
+    def __init__(self, parts: Parts, access: Access, owner: str, choose: Choose) -> None:
         self._parts = parts
         self._access = access
         self._owner = owner
@@ -45,7 +45,7 @@ class Cluster:
         self._intents = Intents(
             StorageNotes(parts.storage), access.cluster, process=parts.process, clock=parts.clock
         )
-        self.launches = Launches(parts, access, owner, self._intents, self._forget_listing)
+        self.launches = Launches(parts, access, owner, self._intents, self._forget_listing, choose)
         #: The last listing: when it was asked for, by which tags, and what was found.
         self._listing: tuple[float, dict[str, str], list[Instance]] | None = None
         self._looked = False
@@ -251,15 +251,15 @@ class Cluster:
     async def sweep(self) -> list[Instance]:
         """End what is up past its expiry: workers are terminated, masters stopped.
 
-        What is stopped is left alone, since its disk was kept on purpose; and a worker whose
-        disk is to be kept is stopped too.
+        What is stopped is left alone, since its disk was kept on purpose, but for the builder
+        of an image; and a worker whose disk is to be kept is stopped too.
         """
         now = self._clock.now()
-        late = [i for i in await self._owned() if i.state in UP and 0 < expires_at(i) < now]
+        late = [i for i in await self._owned() if self._is_late(i, now)]
         stays = [i.id for i in late if self._stays(i)]
-        goes = [i.id for i in late if i.tags.get(Tag.ROLE) == "worker" and i.id not in stays]
+        goes = [i.id for i in late if i.tags.get(Tag.ROLE) != "master" and i.id not in stays]
         if goes:
-            log.warning("sweeping workers past their expiry: %s", ", ".join(goes))
+            log.warning("sweeping VMs past their expiry: %s", ", ".join(goes))
             await self._parts.cloud.terminate(goes)
         if stays:
             log.warning("stopping VMs past their expiry: %s", ", ".join(stays))
@@ -267,6 +267,14 @@ class Cluster:
         if late:
             self._listing = None
         return late
+
+    def _is_late(self, instance: Instance, now: float) -> bool:
+        """Whether its time is over; that of a builder is also when its client is gone."""
+        if instance.tags.get(Tag.ROLE) == "builder":
+            host, _, pid = instance.tags.get(Tag.CLIENT, "").rpartition(" ")
+            alive = not pid.isdecimal() or self._parts.process.alive(host, int(pid))
+            return not alive or 0 < expires_at(instance) < now
+        return instance.state in UP and 0 < expires_at(instance) < now
 
     def _stays(self, instance: Instance) -> bool:
         """Whether an instance is stopped, and not deleted, when its time has come."""

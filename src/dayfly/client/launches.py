@@ -13,12 +13,14 @@ import msgspec
 from dayfly.bootstrap import user_data
 from dayfly.client.access import host_identity
 from dayfly.client.intents import Intent, Intents
+from dayfly.client.picking import Pick
 from dayfly.clock import Clock
 from dayfly.errors import ApiError, CapacityError, CloudError, InstanceNotFoundError
 from dayfly.model import (
     ALIVE,
     UP,
     Access,
+    DismantlePolicy,
     ExecMode,
     Instance,
     InstanceSpec,
@@ -49,6 +51,14 @@ class Find(Protocol):
         ...
 
 
+class Choose(Protocol):
+    """Chooses what instances are launched from."""
+
+    async def __call__(self, instance_type: str, packages: str | None = None) -> Pick:
+        """See :meth:`dayfly.client.picking.Picker.pick`."""
+        ...
+
+
 class Launches:
     """Launches instances.
 
@@ -58,6 +68,7 @@ class Launches:
         owner: Whose they are.
         intents: Where launches are written down.
         changed: Called when the cloud's listing may have changed.
+        choose: Chooses the machine image.
     """
 
     def __init__(
@@ -67,7 +78,9 @@ class Launches:
         owner: str,
         intents: Intents,
         changed: Callable[[], None],
+        choose: Choose,
     ) -> None:
+        self._choose = choose
         self._parts = parts
         self._access = access
         self._owner = owner
@@ -87,7 +100,9 @@ class Launches:
         Args:
             find: Looks for the master among the cluster's instances.
         """
-        spec = self._spec("master", [self._parts.config.compute.master_instance_type])
+        instance_type = self._parts.config.compute.master_instance_type
+        pick = await self._choose(instance_type)
+        spec = self._spec("master", [instance_type], image=pick.image)
         # A token whose instance has ended is spent: the next attempt has the next one.
         for attempt in range(100):
             intent = await self._intents.write(spec, 1, self._token("master", attempt))
@@ -149,7 +164,8 @@ class Launches:
             Tag.NAME: f"dayfly-worker-{spec.id[-6:]}",
         } | own
         by_type = {name: {Tag.PROCESSES.value: str(n)} for name, n in processes.items()}
-        meant = self._spec("worker", list(processes), tags, by_type)
+        pick = await self._choose(next(iter(processes)), spec.packages)
+        meant = self._spec("worker", list(processes), tags, by_type, image=pick.image)
         intent = await self._intents.write(meant, count, self._token(spec.id, round_))
         try:
             with self._parts.timeline.during(CLIENT, "workers launched"):
@@ -157,6 +173,35 @@ class Launches:
         except CapacityError:
             await self._intents.close(intent.token)
             raise
+
+    async def builder(self, instance_type: str, name: str, policy: DismantlePolicy) -> Instance:
+        """Launch a VM that is to become a machine image, from what the configuration names.
+
+        It is on-demand, and its own deadline terminates it.
+
+        Args:
+            instance_type: Of what type.
+            name: Of the image.
+            policy: The VM's own.
+
+        Raises:
+            CapacityError: It cannot be had.
+        """
+        process = self._parts.process
+        tags = {
+            Tag.NAME: f"dayfly-builder-{name}",
+            # Until it is in our hands, whoever finds its launch ends it if we are gone.
+            Tag.MODE: ExecMode.CREATE.value,
+            Tag.CLIENT: f"{process.host} {process.pid}",
+        }
+        meant = self._spec("builder", [instance_type], tags, policy=policy)
+        token = self._token("builder", self._parts.entropy.hex(16))
+        intent = await self._intents.write(meant, 1, token)
+        try:
+            launch = await self._make(intent)
+        finally:
+            await self._intents.close(token)
+        return launch.instances[0]
 
     async def take_over(self, spec: JobSpec, most: int) -> dict[str, Launch]:
         """Make the launches of clients that were killed at it, for a job in ``reuse`` mode.
@@ -196,7 +241,7 @@ class Launches:
             except CloudError as error:
                 pause = next(pauses, None) if _unanswered(error) else None
                 if pause is None:
-                    if _unanswered(error) and intent.spec.role == "worker":
+                    if _unanswered(error) and intent.spec.role != "master":
                         await self._abandon(intent)
                     raise
                 log.warning("a launch is said again: %s", error)
@@ -220,17 +265,21 @@ class Launches:
         instance_types: list[str],
         tags: Mapping[Tag, str] | None = None,
         type_tags: dict[str, dict[str, str]] | None = None,
+        *,
+        image: str = "",
+        policy: DismantlePolicy | None = None,
     ) -> InstanceSpec:
         compute = self._parts.config.compute
+        policy = policy or self._parts.config.policy
         ours = {
             Tag.NAME: f"dayfly-{role}",
             Tag.MANAGED: "true",
             Tag.CLUSTER: self._access.cluster,
             Tag.ROLE: role,
             Tag.OWNER: self._owner,
-            Tag.EXPIRES_AT: expiry(self._parts),
+            Tag.EXPIRES_AT: expiry(self._parts, policy),
         } | dict(tags or {})
-        stays = role == "master" or not compute.delete_on_dismantle
+        stays = role == "master" or (role == "worker" and not compute.delete_on_dismantle)
         return InstanceSpec(
             role=role,
             instance_types=instance_types,
@@ -238,12 +287,13 @@ class Launches:
             user_data=user_data(
                 host=host_identity(self._access, role),
                 authorized_keys=[self._access.user_public_key.strip()],
-                policy=self._parts.config.policy,
+                policy=policy,
             ),
             tags=dict(compute.tags) | {key.value: value for key, value in ours.items()},
             type_tags=type_tags or {},
             spot=role == "worker" and compute.request_spot_instances,
             fallback=compute.on_demand_fallback,
+            image=image,
         )
 
     def _token(self, *parts: object) -> str:
@@ -251,9 +301,9 @@ class Launches:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def expiry(parts: Parts) -> str:
+def expiry(parts: Parts, policy: DismantlePolicy | None = None) -> str:
     """When what is launched now may be swept by a later client, as the tag says it."""
-    policy = parts.config.policy
+    policy = policy or parts.config.policy
     if not policy.auto:
         return "0"
     return str(round(parts.clock.now() + policy.hard + EXPIRY_SLACK))

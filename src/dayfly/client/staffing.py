@@ -393,7 +393,7 @@ class Staffing:
             new += await self._cluster.wake(spec, lacking - len(new))
         lacking -= len(new)
         if lacking > 0:
-            await self._estimate(channel, spec, lacking, master_up=rows is not None)
+            await self._announce(channel, spec, lacking, master_up=rows is not None)
         if rows is None and lacking > 0:
             workers = "1 worker" if lacking == 1 else f"{lacking} workers"
             channel.emit(Waiting(waiting=f"the master and {workers} to be launched"))
@@ -407,19 +407,21 @@ class Staffing:
             warm=warm,
         )
 
-    async def _estimate(
+    async def _announce(
         self, channel: Channel, spec: JobSpec, launch: int, *, master_up: bool
     ) -> None:
-        """Tell what a launch will cost, where that can be told."""
-        warm = spec.wanted - launch
+        """Tell from which image VMs are launched, and what they will cost, where that is known."""
+        pick = await self._ascender.picker.pick(spec.instance_types[0], spec.packages)
+        texts, warm = [pick.why], spec.wanted - launch
         try:
-            text = await estimate_note(
-                self._parts, spec, launch=launch, warm=warm, master_up=master_up
+            texts.append(
+                await estimate_note(
+                    self._parts, spec, launch=launch, warm=warm, master_up=master_up
+                )
             )
         except errors.CloudError as error:
             log.info("no estimate: %s", error)
-            return
-        if text:
+        for text in filter(None, texts):
             channel.emit(m.Notice(level="info", text=text, job=channel.id))
 
     async def _master_placed(self, lacking: int) -> None:

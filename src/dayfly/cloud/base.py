@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from dayfly.baked import MachineImage
 from dayfly.environment.lock import Platform
 from dayfly.model import Instance, InstanceSpec, InstanceState, Launch, Price
 
@@ -44,6 +45,55 @@ class Notes(Protocol):
 
     async def read(self, name: str) -> bytes | None:
         """Read a note; ``None`` where there is none."""
+        ...
+
+
+class Imaging(Protocol):
+    """Machine images of a cloud that has them.
+
+    What is half made, and what is left of an image, is listed like the rest: by its tags.
+    """
+
+    @property
+    def base(self) -> str:
+        """What instances are launched from by the configuration: a name, or an id."""
+        ...
+
+    async def given(self) -> MachineImage | None:
+        """The image that the configuration names, if dayfly made it.
+
+        Raises:
+            ConfigError: It names one that is not there.
+        """
+        ...
+
+    async def images(self, *, everybody: bool = False) -> list[MachineImage]:
+        """The images that dayfly made, newest first: the caller's own, or everybody's."""
+        ...
+
+    async def look(self, image_id: str) -> MachineImage | None:
+        """An image as it is now; ``None`` if it is gone."""
+        ...
+
+    async def create(
+        self, instance_id: str, name: str, tags: Mapping[str, str], description: str
+    ) -> MachineImage:
+        """Begin to make an image of a stopped instance; said again, it is the same one.
+
+        Args:
+            instance_id: Of what.
+            name: Nothing else may have it; the tags say what people call it.
+            tags: Of the image and of its snapshots, from birth.
+            description: For people.
+        """
+        ...
+
+    async def users(self, image: MachineImage) -> list[str]:
+        """The instances that were launched from an image and still exist, in words."""
+        ...
+
+    async def delete(self, image: MachineImage) -> None:
+        """Delete an image and its snapshots; what is gone already is no error."""
         ...
 
 
@@ -154,6 +204,11 @@ class Cloud(Protocol):
 
     async def admit(self) -> None:
         """Let this machine reach the instances by SSH, wherever it is now."""
+        ...
+
+    @property
+    def imaging(self) -> Imaging | None:
+        """Its machine images; ``None``: it has none."""
         ...
 
     async def check_consumable(self, instance: Instance) -> None:

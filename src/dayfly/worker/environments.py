@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Protocol
 
 from dayfly.environment import kit
@@ -88,10 +90,11 @@ class KitEnvironments:
             return self._known[key]
 
     async def _install(self, key: str) -> str:
-        with suppress(TimeoutError):  # the master may be gone; the index is asked then
-            async with asyncio.timeout(_PATIENCE):
-                with self._timeline.during(self._worker, STOCKED):
-                    await self._stocked.setdefault(key, asyncio.Event()).wait()
+        if not _is_here(key):
+            with suppress(TimeoutError):  # the master may be gone; the index is asked then
+                async with asyncio.timeout(_PATIENCE):
+                    with self._timeline.during(self._worker, STOCKED):
+                        await self._stocked.setdefault(key, asyncio.Event()).wait()
         steps = Steps(self._timeline, self._worker, OWN)
         lock = await self._stock.find(key)
         if lock is None:
@@ -114,6 +117,12 @@ class KitEnvironments:
         took = ", ".join(f"{step.step} {step.seconds:.1f} s" for step in report.steps)
         log.info("environment %s: there after %.1f s (%s)", key, report.seconds, took)
         return report.python
+
+
+def _is_here(key: str) -> bool:
+    """Whether this disk says that it has an environment: of an image, or from before a stop."""
+    root = os.environ.get("DAYFLY_ROOT", "")
+    return Path(f"{root}/opt/dayfly/env/{key}/complete").exists()
 
 
 async def _run(order: Order, heard: Callable[[bytes], None]) -> tuple[int | None, str, str]:

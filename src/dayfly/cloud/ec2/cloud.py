@@ -14,6 +14,7 @@ from dayfly.cloud.ec2.api import Ec2Api, say
 from dayfly.cloud.ec2.clean.inventory import inventory
 from dayfly.cloud.ec2.clean.purge import purge
 from dayfly.cloud.ec2.doctor.examination import examine
+from dayfly.cloud.ec2.imaging import Ec2Imaging
 from dayfly.cloud.ec2.instances import changing
 from dayfly.cloud.ec2.instances.listing import Listing
 from dayfly.cloud.ec2.instances.terminating import terminate
@@ -114,7 +115,7 @@ class Ec2Cloud:
         if section.exec_mode is ExecMode.CONSUME:
             return platform_of(facts.architecture)
         image = await find_image(self._api, section.target_ami, facts.architecture)
-        return platform_of(facts.architecture, image.name)
+        return image.platform or platform_of(facts.architecture, image.name)
 
     async def python(self, instance_type: str) -> str:  # noqa: D102
         section = self._section
@@ -173,6 +174,10 @@ class Ec2Cloud:
 
     async def console(self, instance_id: str) -> str:  # noqa: D102
         return await changing.console(self._api, instance_id)
+
+    @property
+    def imaging(self) -> Ec2Imaging:  # noqa: D102
+        return Ec2Imaging(self._api, self._section, self.owner)
 
     async def admit(self) -> None:  # noqa: D102
         if self._section.exec_mode is ExecMode.CONSUME:

@@ -127,6 +127,10 @@ class LocalhostCloud:
     async def console(self, instance_id: str) -> str:  # noqa: D102
         return await _off_loop(self._plane.console, instance_id)
 
+    @property
+    def imaging(self) -> None:  # noqa: D102
+        return None
+
     async def admit(self) -> None:  # noqa: D102
         pass  # the instances are on this machine
 

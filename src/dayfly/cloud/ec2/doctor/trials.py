@@ -28,7 +28,7 @@ from dayfly.model import ExecMode, InstanceSpec, Role, Tag
 Call: TypeAlias = Callable[[], Awaitable[object]]
 
 #: What jobs can do without.
-_SPARE: Final = frozenset({When.CLEAN, When.DOCTOR})
+_SPARE: Final = frozenset({When.CLEAN, When.DOCTOR, When.IMAGE})
 #: Who may not call it finds the image by its name.
 _SPARED: Final = "get_parameter"
 #: One of those that :mod:`dayfly.cloud.ec2.launch.images` reads.

@@ -38,6 +38,8 @@ class When(StrEnum):
     BUCKET = "bucket"
     #: ``dayfly clean`` needs it, jobs do not.
     CLEAN = "clean"
+    #: ``dayfly image build`` needs it, jobs do not.
+    IMAGE = "image"
     #: ``dayfly doctor`` needs it, jobs do not.
     DOCTOR = "doctor"
 
@@ -64,6 +66,8 @@ class On(StrEnum):
     OUR_EXPIRY = "one tag of instances that carry ours"
     #: Apart, because their ARNs name no account.
     OUR_IMAGES = "images and snapshots that carry our tag"
+    NEW_IMAGES = "images and snapshots that are born tagged"
+    BIRTH_OF_IMAGES = "tags within the call that creates an image"
     CONSUMED = "the one instance to consume"
     NEW_NETWORK = "a network that is born tagged"
     NEW_IN_NETWORK = "parts of a network that are born tagged"
@@ -150,6 +154,7 @@ _LAUNCHES = Operation(
         Right("ec2:RunInstances", On.NEW_INSTANCE, When.LAUNCH),
         Right("ec2:RunInstances", On.NEW_PARTS, When.LAUNCH),
         Right("ec2:RunInstances", On.IMAGE, When.LAUNCH),
+        Right("ec2:RunInstances", On.OUR_IMAGES, When.LAUNCH),
         Right("ec2:RunInstances", On.SNAPSHOT, When.LAUNCH),
         Right("ec2:RunInstances", On.PLACE, When.LAUNCH),
         Right("ec2:RunInstances", On.KEY_PAIR, When.KEY_PAIR),
@@ -222,6 +227,16 @@ OPERATIONS: Final = (
         "describe_instance_attribute",
         "reads whether a poweroff would delete the VM to consume",
         (Right("ec2:DescribeInstanceAttribute", On.CONSUMED, When.CONSUME),),
+    ),
+    Operation(
+        "ec2",
+        "create_image",
+        "makes an image of a VM",
+        (
+            Right("ec2:CreateImage", On.OUR_INSTANCES, When.IMAGE),
+            Right("ec2:CreateImage", On.NEW_IMAGES, When.IMAGE),
+            Right("ec2:CreateTags", On.BIRTH_OF_IMAGES, When.IMAGE),
+        ),
     ),
     # -- network --
     _looks("describe_vpcs", "finds the network"),

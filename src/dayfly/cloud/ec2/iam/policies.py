@@ -117,7 +117,7 @@ def applies(right: Right, place: Place) -> bool:
     match right.when:
         case When.ALWAYS | When.CLEAN | When.DOCTOR:
             return True
-        case When.LAUNCH:
+        case When.LAUNCH | When.IMAGE:
             return launches
         case When.SPOT:
             return launches and section.request_spot_instances
@@ -188,6 +188,8 @@ def _instances(on: On, place: Place) -> tuple[list[str], Conditions]:
             if section.request_spot_instances:
                 kinds.append("spot-instances-request/*")
             return place.ec2(*kinds), _REQUESTED
+        case On.IMAGE if section.target_ami and not section.target_ami.startswith("ami-"):
+            return _instances(On.OUR_IMAGES, place)  # by its name, which only ours have
         case On.IMAGE if section.target_ami:
             return place.ec2(f"image/{section.target_ami}", account=""), {}
         case On.IMAGE:
@@ -203,6 +205,11 @@ def _instances(on: On, place: Place) -> tuple[list[str], Conditions]:
             return place.ec2("instance/*"), _TAGGED
         case On.OUR_IMAGES:
             return place.ec2("image/*", "snapshot/*", account=""), _TAGGED
+        case On.NEW_IMAGES:
+            return place.ec2("image/*", "snapshot/*", account=""), _REQUESTED
+        case On.BIRTH_OF_IMAGES:
+            within = {"StringEquals": {"ec2:CreateAction": "CreateImage"}}
+            return place.ec2("image/*", "snapshot/*", account=""), within
         case On.OUR_EXPIRY:
             only = {"ForAllValues:StringEquals": {"aws:TagKeys": [Tag.EXPIRES_AT.value]}}
             return place.ec2("instance/*"), {**_TAGGED, **only}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from dayfly.baked import platform_in
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.marks import Told, matching
+from dayfly.cloud.ec2.marks import Told, matching, tags_of
 from dayfly.cloud.ec2.partitions import canonical
 from dayfly.errors import ApiError, ConfigError
+from dayfly.model import Tag
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         root_device: The name of its root volume's device.
         min_root: GiB that its root volume has at least.
         owner: The account that has published it.
+        platform: What its tags say that compiled packages can rely on, if it is of our making.
     """
 
     id: str
@@ -41,6 +45,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     min_root: int
     owner: str = ""
+    platform: Platform | None = None
 
 
 #: What this process knows: (region, target_ami, architecture) -> the image, and since when.
@@ -57,7 +62,8 @@ async def find_image(api: Ec2Api, target_ami: str, architecture: str) -> Image:
 
     Args:
         api: Where.
-        target_ami: The image that was given; empty: the newest Ubuntu 22.04.
+        target_ami: The image that was given, by id, or by name if it is the account's own;
+            empty: the newest Ubuntu 22.04.
         architecture: Of the instance types, by EC2's name.
 
     Raises:
@@ -68,7 +74,7 @@ async def find_image(api: Ec2Api, target_ami: str, architecture: str) -> Image:
     if key in _known and 0 <= now - _known[key][1] < _FRESH:
         return _known[key][0]
     if target_ami:
-        image = _image(await _given(api, target_ami))
+        image = _image(await given(api, target_ami))
         if image.architecture != architecture:
             raise ConfigError(
                 f"[aws_ec2] target_ami: {target_ami} is for {image.architecture} processors, and "
@@ -82,28 +88,76 @@ async def find_image(api: Ec2Api, target_ami: str, architecture: str) -> Image:
     return image
 
 
-async def _given(api: Ec2Api, target_ami: str) -> Told:
+async def given(api: Ec2Api, target_ami: str) -> Told:
+    """The image that the configuration names, as EC2 tells of it.
+
+    Raises:
+        ConfigError: There is none, or it cannot be launched from.
+    """
+    cause = "it may be another account's, and not shared"
     try:
-        answer = await api.call("describe_images", ImageIds=[target_ami], IncludeDeprecated=True)
+        if is_id(target_ami):
+            told = await api.call("describe_images", ImageIds=[target_ami], IncludeDeprecated=True)
+            found = list(told["Images"])
+        else:
+            found = await _named(api, target_ami)
+            cause = "names are looked for among the account's own images only"
     except ApiError as error:
         if not error.code.startswith("InvalidAMIID."):
             raise
         found, cause = [], error.cause
-    else:
-        found, cause = answer["Images"], "it may be another account's, and not shared"
     if not found:
         raise ConfigError(
             f"[aws_ec2] target_ami: there is no image {target_ami} in {api.region}",
             cause=cause,
-            hint="correct target_ami, or leave it out: then it is the newest Ubuntu 22.04",
+            hint="dayfly image list; or leave it out: then it is the newest Ubuntu 22.04",
         )
-    image: Told = found[0]
+    image: Told = min(found, key=_preference)
     if image.get("State", "available") != "available":
         raise ConfigError(
             f"[aws_ec2] target_ami: the image {target_ami} is {image['State']}",
             hint="wait until it is available, or give another one",
         )
     return image
+
+
+def is_id(target_ami: str) -> bool:
+    """Whether it is an id, and not a name."""
+    return target_ami.startswith("ami-")
+
+
+async def _named(api: Ec2Api, name: str) -> list[Told]:
+    """The account's own images of a name; another account's may have any name that it likes."""
+    found = []
+    for filters in ([matching("tag:Name", name), matching("tag-key", Tag.MANAGED)],
+                    [matching("name", name)]):  # fmt: skip
+        pages = api.pages(
+            "describe_images", Owners=["self"], Filters=filters, IncludeDeprecated=True
+        )
+        found = [image async for page in pages for image in page["Images"]]
+        if found:
+            break
+    return found
+
+
+def _preference(image: Told) -> tuple[bool, float]:
+    """One that can be launched from, and the newest of these."""
+    made = datetime.fromisoformat(str(image["CreationDate"]))
+    return image.get("State", "available") != "available", -made.timestamp()
+
+
+async def find_chosen(api: Ec2Api, image_id: str, architecture: str) -> Image | None:
+    """The image that was chosen for a launch; ``None`` if it is gone, or for others."""
+    try:
+        answer = await api.call("describe_images", ImageIds=[image_id])
+    except ApiError as error:
+        if not error.code.startswith("InvalidAMIID."):
+            raise
+        return None
+    for told in answer["Images"]:
+        if told.get("State") == "available" and told["Architecture"] == architecture:
+            return _image(told)
+    return None
 
 
 async def _ubuntu(api: Ec2Api, architecture: str) -> Told:
@@ -159,4 +213,5 @@ def _image(told: Told) -> Image:
         name=told.get("Name", ""),
         min_root=int(sizes.get(root, 0)),
         owner=told.get("OwnerId", ""),
+        platform=platform_in(tags_of(told)),
     )

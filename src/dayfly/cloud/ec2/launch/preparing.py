@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from dayfly.cloud.ec2.api import Ec2Api
-from dayfly.cloud.ec2.launch.images import Image, find_image
+from dayfly.cloud.ec2.launch.images import Image, find_chosen, find_image
 from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
 from dayfly.cloud.ec2.launch.pools import Outlook, Pool, order
 from dayfly.cloud.ec2.launch.quotas import family
@@ -24,6 +24,13 @@ from dayfly.model import InstanceSpec, Price
 
 #: (spot, instance type, zone) -> price; the zone is empty where it does not matter.
 Prices = Mapping[tuple[bool, str, str], Price]
+
+#: Where the type of an instance is said.
+_KEYS: Final = {
+    "master": "master_instance_type",
+    "worker": "worker_instance_type",
+    "builder": "--instance-type",
+}
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +63,14 @@ async def find_out(api: Ec2Api, section: Ec2Section, spec: InstanceSpec) -> Find
     """
 
     async def images() -> tuple[dict[str, TypeFacts], dict[str, Image]]:
-        types = await find_types(api, spec.instance_types, key=f"{spec.role}_instance_type")
+        types = await find_types(api, spec.instance_types, key=_KEYS[spec.role])
         wanted = sorted({types[name].architecture for name in spec.instance_types})
-        found = await asyncio.gather(
-            *(find_image(api, section.target_ami, architecture) for architecture in wanted)
-        )
+        found = await asyncio.gather(*(image(architecture) for architecture in wanted))
         return types, dict(zip(wanted, found, strict=True))
+
+    async def image(architecture: str) -> Image:
+        chosen = spec.image and await find_chosen(api, spec.image, architecture)
+        return chosen or await find_image(api, section.target_ami, architecture)
 
     async def prices(spot: bool) -> dict[tuple[bool, str, str], Price]:
         found = await find_prices(api, spec.instance_types, spot=spot)
