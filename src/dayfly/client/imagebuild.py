@@ -22,7 +22,8 @@ from dayfly.baked import NAME, NONE, Contents, MachineImage
 from dayfly.baking import Include, Text
 from dayfly.client.ascent import Ascender, last_words
 from dayfly.client.imagecapture import Capture
-from dayfly.client.outfit import Packages, python
+from dayfly.client.inquiry import python
+from dayfly.client.outfit import Packages
 from dayfly.cloud.base import Imaging
 from dayfly.environment.lock import Lock
 from dayfly.environment.order import Order

@@ -16,6 +16,7 @@ from dayfly.config.shapes import (
     check_bucket,
     check_cidr,
     check_id,
+    check_image,
     check_subnet,
     check_tags,
     check_volumes,
@@ -218,13 +219,14 @@ def _shape_rules(ec2: Ec2Section) -> Iterator[Problem]:
         ("vpc_id", "vpc"): ec2.vpc_id,
         ("subnet_id", "subnet"): ec2.subnet_id,
         ("security_group_id", "sg"): ec2.security_group_id,
-        ("target_ami", "ami"): ec2.target_ami,
         ("instance_id", "i"): ec2.instance_id,
     }
     for (key, kind), given in ids.items():
         for one in several(given):
             if wrong := check_id(kind, one):
                 yield _problem("aws_ec2", key, wrong)
+    if ec2.target_ami and (wrong := check_image(ec2.target_ami)):
+        yield _problem("aws_ec2", "target_ami", wrong)
     block = ec2.subnet_cidr_block
     if block and (wrong := check_subnet(block)):
         yield _problem("aws_ec2", "subnet_cidr_block", wrong)

@@ -259,7 +259,12 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
         str, Meta(description="Existing key pair; by default an ephemeral key per cluster.")
     ] = ""
     target_ami: Annotated[
-        str, Meta(description="Machine image; by default the newest Ubuntu Server 22.04.")
+        str,
+        Meta(
+            description="Machine image: its id, or its name if it is the account's own (`dayfly "
+            "image build NAME`); by default the newest Ubuntu Server 22.04, or an image that was "
+            "built from it and has what the job needs."
+        ),
     ] = ""
     ebs_volumes: Annotated[
         tuple[dict[str, Any], ...],

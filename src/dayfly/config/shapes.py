@@ -58,6 +58,15 @@ def check_id(kind: str, text: str) -> str:
     return f"{text!r} is not an id such as {kind}-0123456789abcdef0"
 
 
+def check_image(text: str) -> str:
+    """Whether a text has the form of a machine image's id, or of a name that EC2 takes."""
+    if text.startswith("ami-"):
+        return check_id("ami", text)
+    if re.fullmatch(r"[A-Za-z0-9()\[\] ./'@_-]{3,128}", text):
+        return ""
+    return f"{text!r} is neither an image's id, such as ami-0123456789abcdef0, nor a name"
+
+
 def check_cidr(text: str) -> str:
     """Whether a text is a block of IPv4 or IPv6 addresses, or one address."""
     try:

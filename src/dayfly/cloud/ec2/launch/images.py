@@ -12,6 +12,7 @@ from dayfly.baked import platform_in
 from dayfly.cloud.ec2.api import Ec2Api
 from dayfly.cloud.ec2.marks import Told, matching, tags_of
 from dayfly.cloud.ec2.partitions import canonical
+from dayfly.environment.lock import Platform
 from dayfly.errors import ApiError, ConfigError
 from dayfly.model import Tag
 
