@@ -187,17 +187,22 @@ class ProvisionError(DayflyError):
     """A VM is up, but could not be made a master or a worker."""
 
 
+#: Kinds of :class:`EnvironmentFailedError` that any other VM would meet as well.
+EVERYWHERE = frozenset({"order", "interpreter", "file", "package", "import"})
+
+
 class EnvironmentFailedError(ProvisionError):
-    """A VM could not be given its Python and its packages.
+    """A VM could not be given its Python and its packages, or those of its system.
 
     Args:
         what: See :class:`DayflyError`.
         stage: The step that failed: ``lock``, ``room``, ``python``, ``fetch``, ``install``,
-            ``check``; or the last one that is known of.
+            ``check``, ``system`` (``extra_apt_packages``); or the last one that is known of.
         kind: ``order``, ``busy``, ``disk``, ``permission``, ``interpreter``, ``network``,
             ``file``, ``package``, ``import``, ``deadline``, ``stopped``, ``defect`` or ``broken``.
         package: Which one it happened to; empty: none in particular.
         vm: Where.
+        platform: What it was to be had for: ``Python 3.11, x86_64-manylinux_2_35``.
         cause: See :class:`DayflyError`; most often the last lines of an output.
         hint: See :class:`DayflyError`.
     """
@@ -210,6 +215,7 @@ class EnvironmentFailedError(ProvisionError):
         kind: str = "broken",
         package: str = "",
         vm: str = "",
+        platform: str = "",
         cause: str = "",
         hint: str = "",
     ) -> None:
@@ -218,6 +224,12 @@ class EnvironmentFailedError(ProvisionError):
         self.kind = kind
         self.package = package
         self.vm = vm
+        self.platform = platform
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is of the environment, and not of the one VM that it was seen on."""
+        return self.kind in EVERYWHERE
 
 
 class WireError(DayflyError):

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from dayfly.environment.order import Interpreters
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.outcomes import CallOutcome as CallOutcome
 from dayfly.outcomes import OutcomeKind as OutcomeKind
 from dayfly.outcomes import Try as Try
@@ -229,6 +230,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         chunksize: Calls handed out together; 0 lets the master size the ranges.
         environment: ``extra_env`` of the map.
         packages: Key of the lock of what its functions run in; empty: the workers' own runtime.
+        system: Packages of the workers' system that it needs, as apt-get takes them.
         reserved: Names of the reserved parameters that the function takes (``id``, ``storage``).
         client: Who submitted it: ``user@host pid``.
         max_cost: US dollars that its VMs may cost; ``None`` for no limit.
@@ -252,6 +254,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     chunksize: int = 0
     environment: dict[str, str] = {}
     packages: str = ""
+    system: list[str] = []
     reserved: list[str] = []
     client: str = ""
     max_cost: float | None = None
@@ -288,12 +291,14 @@ class JobRecord(JobRow, frozen=True, kw_only=True):
         outcomes: Encoded deliveries, in order, when they are few; else they lie in parts.
         after: The number of the last delivery.
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
+        failure: What it says, where that is an ``EnvironmentFailedError``.
         single: See :class:`JobSpec`, as for the next one.
         return_exceptions: Likewise.
     """
 
     after: int | None = None
     error: str = ""
+    failure: EnvironmentFailure | None = None
     single: bool = False
     return_exceptions: bool = False
     outcomes: list[bytes] = []

@@ -24,6 +24,8 @@ SERVICE = "service started"
 #: What is said before the steps of the environment of functions, and what it waits for.
 OWN, STOCKED = "functions: ", "functions: packages awaited"
 BEGUN = "functions: installation begun"
+#: What apt-get does.
+SYSTEM = "functions: packages of the system"
 #: What every job does.
 RUNNER, FIRST_CALL, DELIVERY = "runner ready", "first call", "outcome delivered"
 #: The steps of an environment that are worth telling, in words.

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,50 @@ async def test_calls_that_wait_are_handed_back_and_those_revoked_are_cancelled()
         await master.assign("next", abs, [-1])
         assert await master.values("next", 1) == [1]
         assert not [key for key in master.outcomes if key[0] == "job" and key[1] in (1, 3)]
+
+
+class Doomed:
+    """Environments that cannot be had here, and how often that was tried."""
+
+    def __init__(self) -> None:
+        self.tries: list[tuple[str, list[str]]] = []
+
+    def known(self, key: str, system: Sequence[str] = ()) -> str | None:
+        return None if key or system else ""
+
+    def stocked(self, key: str) -> None:
+        pass
+
+    async def bring(self, key: str, system: Sequence[str] = ()) -> str:
+        self.tries.append((key, list(system)))
+        await asyncio.sleep(0)
+        raise errors.EnvironmentFailedError(
+            "no room", stage="room", kind="disk", vm="w-1", cause="100 kB are left", hint="mend it"
+        )
+
+
+async def test_an_environment_that_cannot_be_had_is_tried_once_and_costs_no_call() -> None:
+    doomed = Doomed()
+    async with working(environments=doomed) as (master, _):
+        await master.assign("job", abs, range(4), packages="1a2b", system=["gdal-bin"])
+        await master.until(lambda: len(master.unfit) == 1)
+        await master.until(lambda: len(master.handed_back) == 1)
+        failure = master.unfit[0].failure
+        assert (failure.stage, failure.kind, failure.cause) == ("room", "disk", "100 kB are left")
+        assert master.handed_back.pop().spans == [m.Span(0, 4)]
+        # A master that was restarted may not know it.
+        await master.assign("job", abs, range(2), start=4, packages="1a2b", system=["gdal-bin"])
+        await master.until(lambda: len(master.handed_back) == 1)
+        assert master.handed_back[0].spans == [m.Span(4, 6)]
+        assert len(master.unfit) == 2
+        assert doomed.tries == [("1a2b", ["gdal-bin"])]
+        assert not master.outcomes
+        # Other jobs are done, and another job with the same wish is given a try of its own.
+        await master.assign("other", abs, [-1])
+        assert await master.values("other", 1) == [1]
+        await master.assign("again", abs, [-1], packages="1a2b")
+        await master.until(lambda: len(master.unfit) == 3)
+        assert doomed.tries[1:] == [("1a2b", [])]
 
 
 class Announced:

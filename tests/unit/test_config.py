@@ -410,6 +410,20 @@ def test_timers_that_are_off_are_warned_of() -> None:
 
 def test_packages_that_nobody_installs_yet_are_told() -> None:
     (warning,) = load(EC2, extra_apt_packages=["gdal-bin"], use_gpu=True).warnings
-    assert warning.startswith("[aws_ec2] extra_apt_packages, use_gpu: this version installs no")
+    assert warning.startswith("[aws_ec2] use_gpu: this version does not heed it")
     (warning,) = load(EC2, extra_python_packages=["numpy"], environment="none").warnings
     assert "extra_python_packages: without meaning with environment: none" in warning
+
+
+@pytest.mark.parametrize(
+    "name", ["x; rm -rf /", "$(id)", "-o", "Gdal", "vim-", "two words", "g", "gdal=$(id)", ""]
+)
+def test_what_apt_get_cannot_be_asked_for_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[aws_ec2\] extra_apt_packages: .* is not the name"):
+        load(EC2, extra_apt_packages=["libgdal-dev", name])
+
+
+def test_names_versions_and_architectures_of_packages_are_taken() -> None:
+    names = ["g++", "libc6:amd64", "gdal-bin=3.6.2+dfsg-1+b2", "vim=2:9.0.1378-2", "0ad"]
+    config = load(EC2, extra_apt_packages=[*names, "g++"])
+    assert config.compute.system_packages == tuple(names)

@@ -65,7 +65,7 @@ def test_it_means_the_same_here() -> None:
 
 def test_each_key_without_a_meaning_is_named() -> None:
     execution_timeout = "[lithops] execution_timeout has no meaning in dayfly"
-    assert read(FILE).warnings[:-1] == (
+    assert read(FILE).warnings == (
         "$DAYFLY_CONFIG:5: [lithops] data_limit has no meaning in dayfly",
         f"$DAYFLY_CONFIG:6: {execution_timeout}; use map(..., timeout=...)",
         "$DAYFLY_CONFIG:26: [aws_ec2] execution_role has no meaning in dayfly",

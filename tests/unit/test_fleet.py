@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dayfly.dismantle import SLACK, Due
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.errors import HostKeyError, UnreachableError
 from dayfly.master.events import Pool
 from dayfly.master.fleet import TRIAL, Fleet
@@ -31,6 +32,7 @@ class Listener:
     verdicts: list[str] = field(default_factory=list)
     absolved: list[str] = field(default_factory=list)
     accusing: set[str] = field(default_factory=set)
+    unfit: dict[str, EnvironmentFailure] = field(default_factory=dict)
 
     def worker_coming(
         self, worker: str, pool: Pool, *, returning: bool, engaged: list[str]
@@ -39,6 +41,9 @@ class Listener:
 
     def worker_drains(self, worker: str, reason: str) -> None:
         self.drains[worker] = reason
+
+    def worker_unfit(self, worker: str, failure: EnvironmentFailure) -> None:
+        self.unfit[worker] = failure
 
     def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
         self.lost[worker] = reason
@@ -534,7 +539,7 @@ async def test_a_worker_that_the_cloud_takes_back_goes_once_its_hands_are_empty(
     assert yard.deadline("w1") == pytest.approx(123)
     await yard.clock.advance(60)
     assert not yard.powered_off("w1")
-    yard.fleet.drained("w1")
+    yard.fleet.let_go("w1", "spot")
     await settle()
     assert yard.powered_off("w1")
     assert yard.listener.innocent == ["w1"]

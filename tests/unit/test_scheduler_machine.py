@@ -52,7 +52,7 @@ class Cluster(RuleBasedStateMachine):
         drained = []
         for action in self.scheduler.handle(event, self.now):
             self.obey(action)
-            if isinstance(action, e.Drained):
+            if isinstance(action, e.Dismiss):
                 drained.append(action.worker)
         for name in drained:
             assert name in self.draining

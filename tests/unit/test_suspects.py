@@ -517,7 +517,7 @@ def test_a_worker_that_drains_gets_no_more_and_another_is_asked_for_at_once() ->
     assert (need.count, need.spared) == (1, 1)
     assert leases(story.done("w1", 0)) == {}
     actions = story.done("w1", 1)
-    assert e.Drained(worker="w1") in actions
+    assert e.Dismiss(worker="w1", why="spot") in actions
     assert leases(actions) == {}
     assert needed(lose(story, "w1", innocent=True)) == []
     assert leases(story.worker("w2", spec())) == {"w2": [2, 3]}
@@ -526,7 +526,9 @@ def test_a_worker_that_drains_gets_no_more_and_another_is_asked_for_at_once() ->
 def test_an_idle_worker_that_drains_can_go_at_once() -> None:
     story = Story()
     story.worker("w1", spec())
-    assert story.tell(e.WorkerDraining(worker="w1", reason="spot")) == [e.Drained(worker="w1")]
+    assert story.tell(e.WorkerDraining(worker="w1", reason="spot")) == [
+        e.Dismiss(worker="w1", why="spot")
+    ]
     assert story.tell(e.WorkerDraining(worker="w1", reason="spot")) == []
 
 
@@ -537,8 +539,8 @@ def test_what_a_draining_worker_holds_after_a_restart_is_waited_for() -> None:
     assert needed(story.tell(e.WorkerDraining(worker="w1", reason="spot"))) == [1]
     actions = story.ready("w1", holding={"j": [Span(0, 1)]})
     assert leases(actions) == {}
-    assert e.Drained(worker="w1") not in actions
-    assert e.Drained(worker="w1") in story.done("w1", 0)
+    assert e.Dismiss(worker="w1", why="spot") not in actions
+    assert e.Dismiss(worker="w1", why="spot") in story.done("w1", 0)
 
 
 def test_calls_of_a_worker_that_is_gone_before_they_end_run_elsewhere_at_no_cost() -> None:

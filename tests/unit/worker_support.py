@@ -29,6 +29,7 @@ from dayfly.wire import link
 from dayfly.wire import messages as m
 from dayfly.worker import errands
 from dayfly.worker.agent import Agent
+from dayfly.worker.environments import Environments
 from dayfly.worker.notices import Interruptions
 from dayfly.worker.pool import Pool, PoolJob
 from dayfly.worker.spawn import Command
@@ -169,6 +170,7 @@ class Master:
         self.lines: list[LogLine] = []
         self.handed_back: list[m.HandBack] = []
         self.draining: list[m.Draining] = []
+        self.unfit: list[m.Unfit] = []
         self.acknowledging = True
         self.refusing = False
         self.port = 0
@@ -259,6 +261,10 @@ class Master:
                     self.handed_back.append(message)
                 case m.Draining():
                     self.draining.append(message)
+                case m.Unfit():
+                    # It is told before the calls come back: they are not to come again.
+                    assert not [h for h in self.handed_back if h.job == message.job]
+                    self.unfit.append(message)
             self._news.set()
         return socket
 
@@ -282,6 +288,7 @@ async def working(
     *,
     processes: int = 2,
     notices: Interruptions | None = None,
+    environments: Environments | None = None,
 ) -> AsyncIterator[tuple[Master, Agent]]:
     """A master, and an agent that has just said that it is ready."""
     directory = Path(os.environ["HOME"]) / "storage"
@@ -289,7 +296,14 @@ async def working(
     master = Master()
     await master.start()
     config = worker_config(directory, master.port, processes)
-    agent = Agent(config, storage, clock=SystemClock(), entropy=SystemEntropy(), notices=notices)
+    agent = Agent(
+        config,
+        storage,
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+        notices=notices,
+        environments=environments,
+    )
     running = asyncio.create_task(agent.run())
     try:
         await master.until(lambda: bool(master.ready))

@@ -427,8 +427,11 @@ class Course:
             why = last.reason or "by another program or terminal"
             return errors.JobCancelledError(f"job {self._job} was cancelled: {why}")
         if last.state is not JobState.COMPLETED:
-            kind = errors.named(last.error, errors.JobError)
-            return kind(last.reason or f"job {self._job} failed")
+            words = last.reason or f"job {self._job} failed"
+            if last.failure is not None:
+                told = msgspec.structs.replace(last.failure, what=words, cause="", hint="")
+                return told.error()
+            return errors.named(last.error, errors.JobError)(words)
         came, total = len(self.arrived), self.total
         if came != total:
             return errors.WireError(f"job {self._job} ended with {came} of {total} outcomes")

@@ -35,6 +35,7 @@ class Recollection:
             state=record.state,
             after=record.after or 0,
             error=record.error,
+            failure=record.failure,
             reason=record.reason,
             cost=record.cost,
             total=record.total,

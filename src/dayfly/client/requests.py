@@ -57,6 +57,7 @@ def job_spec(
         chunksize=options.chunksize,
         environment=dict(options.environment),
         packages="" if compute.environment in {"image", "none"} else compute.environment,
+        system=list(compute.system_packages),
         reserved=function.reserved,
         client=by,
         max_cost=compute.max_cost,

@@ -22,6 +22,7 @@ from dayfly.config.shapes import (
     check_volumes,
     several,
 )
+from dayfly.environment.system import unusable
 from dayfly.model import ExecMode
 
 #: Characters of a password; the passwords of Linux accounts end at 511 bytes (crypt(3)).
@@ -241,6 +242,8 @@ def _shape_rules(ec2: Ec2Section) -> Iterator[Problem]:
             "of them out",
             "security_group_id",
         )
+    for wrong in filter(None, map(unusable, ec2.extra_apt_packages)):
+        yield _problem("aws_ec2", "extra_apt_packages", wrong)
     for wrong in check_volumes(ec2.ebs_volumes):
         yield _problem("aws_ec2", "ebs_volumes", wrong)
     types = ec2.worker_instance_types

@@ -129,9 +129,9 @@ def _unheeded(config: Config) -> list[str]:
     if config.dayfly.backend != "aws_ec2":
         return []
     told = []
-    given = [n for n in ("extra_apt_packages", "use_gpu", "docker_user") if getattr(ec2, n)]
+    given = [n for n in ("use_gpu", "docker_user") if getattr(ec2, n)]
     if given:
-        text = "this version installs no system packages; target_ami must bring all of it"
+        text = "this version does not heed it"
         told.append(f"[aws_ec2] {', '.join(given)}: {text}")
     if ec2.extra_python_packages and ec2.environment != "auto":
         text = f"without meaning with environment: {ec2.environment}"

@@ -219,6 +219,11 @@ class ComputeSection(Section, frozen=True, kw_only=True):
         """The command that runs Python on the VM."""
         return self.runtime
 
+    @property
+    def system_packages(self) -> tuple[str, ...]:
+        """What apt-get is to install on workers; nothing where they share this machine's."""
+        return ()
+
 
 class Ec2Section(ComputeSection, frozen=True, kw_only=True):
     """VMs on EC2."""
@@ -288,7 +293,11 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
         ),
     ] = ""
     extra_apt_packages: Annotated[
-        tuple[str, ...], Meta(description="Ubuntu packages to install on every VM.")
+        tuple[str, ...],
+        Meta(
+            description="Packages of Debian or Ubuntu that functions need, installed on every "
+            "worker that lacks them: `name`, `name=version`."
+        ),
     ] = ()
     extra_python_packages: Annotated[
         tuple[str, ...], Meta(description="Python packages to install on every worker.")
@@ -301,6 +310,11 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
     ] = "docker.io"
     docker_user: Annotated[str, Meta(description="User at `docker_server`.")] = ""
     docker_password: Annotated[str, Meta(description="Password at `docker_server`.")] = ""
+
+    @property
+    def system_packages(self) -> tuple[str, ...]:
+        """What apt-get is to install on workers."""
+        return tuple(dict.fromkeys(self.extra_apt_packages))
 
 
 class LocalhostSection(ComputeSection, frozen=True, kw_only=True):

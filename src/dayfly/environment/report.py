@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dayfly.errors import EnvironmentFailedError
+from dayfly.errors import EVERYWHERE, EnvironmentFailedError
 
 
 class StepTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +103,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[StepTaken, ...]
     notes: tuple[str, ...] = ()
     reused: bool = False
+
+
+class EnvironmentFailure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An :class:`~dayfly.errors.EnvironmentFailedError` as it travels."""
+
+    what: str
+    stage: str = ""
+    kind: str = ""
+    package: str = ""
+    vm: str = ""
+    platform: str = ""
+    cause: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: EnvironmentFailedError) -> EnvironmentFailure:
+        """What it says."""
+        return msgspec.convert(error, cls, from_attributes=True)
+
+    @property
+    def everywhere(self) -> bool:
+        """See :class:`~dayfly.errors.EnvironmentFailedError`."""
+        return self.kind in EVERYWHERE
+
+    def error(self) -> EnvironmentFailedError:
+        """To be raised."""
+        return EnvironmentFailedError(**msgspec.structs.asdict(self))
 
 
 def understand(line: str | bytes) -> Said | None:

@@ -176,6 +176,7 @@ class Books:
             after=numbers.get(job, dossier.last),
             error=action.error,
             reason=action.reason,
+            failure=action.failure,
             cost=dossier.cost,
             total=total,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from dayfly.master import events as e
 from dayfly.master import sizing
@@ -35,8 +35,9 @@ class Dealer:
         """Give what waits to workers with a free process; recall for those left without."""
         group = self._roster.group(pool)
         # Not every worker may have every call that waits apart.
-        choosy = any(self._jobs[job].ledger.aside for job in group.jobs)
-        if choosy or group.kept:
+        apart = any(self._jobs[job].ledger.aside for job in group.jobs)
+        choosy = apart or bool(group.unfit)
+        if apart or group.kept:
             self._see_to_suspects(group, now, out)
         refused = 0
         while group.hungry and refused < (len(group.hungry) if choosy else 1):
@@ -45,7 +46,7 @@ class Dealer:
             refused = 0 if gave else refused + 1
             if (gave or choosy) and name in group.hungry:
                 group.hungry[name] = group.hungry.pop(name)  # It waits its turn for more.
-        if choosy:
+        if apart:
             for worker in [worker for worker in group.hungry.values() if not worker.held]:
                 self._give_alone(worker, group, now, out)
         self._share(group, out)
@@ -63,7 +64,7 @@ class Dealer:
         least, best_room = (math.inf, 0), 0
         in_hand = self._in_hand(worker)
         stays_with = worker.turn if now < worker.turn_ends else ""
-        for job in self._dealt(group):
+        for job in self._dealt(group, worker.unfit):
             standing = job.load, -1 if job.spec.id == stays_with else job.dealt
             if standing >= least:
                 continue
@@ -75,11 +76,11 @@ class Dealer:
         self._lease(worker, best, best_room, group, now, out)
         return True
 
-    def _dealt(self, group: Group) -> Iterator[Job]:
-        """The jobs that have calls to be dealt."""
+    def _dealt(self, group: Group, but: Collection[str] = ()) -> Iterator[Job]:
+        """The jobs that have calls to be dealt, ``but`` for some."""
         for job_id in group.jobs:
             job = self._jobs[job_id]
-            if job.ledger.pending and not (job.restored and group.returning):
+            if job_id not in but and job.ledger.pending and not (job.restored and group.returning):
                 yield job
 
     def _room(
@@ -89,7 +90,7 @@ class Dealer:
         if job.ledger.aside:
             if job.apart.careful():
                 return max(0, worker.processes - worker.held)
-            others = group.ready > 1
+            others = group.serving(job.spec.id) > 1
             if not job.ledger.queued and not job.apart.again(worker.name, others=others):
                 return 0
         return sizing.room(job.mean, worker.processes, in_hand)
@@ -100,7 +101,7 @@ class Dealer:
         careful = False
         if job.ledger.aside:
             careful = job.apart.careful()
-            others = group.ready > 1
+            others = group.serving(job.spec.id) > 1
             for index in job.apart.take(worker.number, worker.name, room, others=others):
                 self._hand(worker, job, index, now, out)
                 room -= 1
@@ -146,8 +147,9 @@ class Dealer:
         for worker in list(group.kept.values()):
             if not worker.held and not self._give_alone(worker, group, now, out):
                 self._roster.keep(worker, kept=False)
-        if not group.kept and any(job.apart.suspected() for job in self._dealt(group)):
-            choice = [worker for worker in group.workers.values() if worker.open]
+        suspected = {job.spec.id for job in self._dealt(group) if job.apart.suspected()}
+        if not group.kept and suspected:
+            choice = [w for w in group.workers.values() if w.open and not suspected <= w.unfit]
             if choice:
                 emptiest = min(choice, key=lambda worker: worker.held)
                 self._roster.keep(emptiest, kept=True)
@@ -158,7 +160,7 @@ class Dealer:
         """Give a suspect to a worker that has nothing in hand; whether there was one."""
         if not worker.serves:
             return False  # it would be lost with a call that never reached it
-        for job in self._dealt(group):
+        for job in self._dealt(group, worker.unfit):
             index = job.apart.take_alone(worker.number)
             if index is not None:
                 self._hand(worker, job, index, now, out)
@@ -177,7 +179,9 @@ class Dealer:
     def _share(self, group: Group, out: Actions) -> None:
         """Have calls handed back for a worker that is left without."""
         if group.hungry and group.queued and not self._waiting(group):
-            self._recall(group, next(iter(group.hungry.values())), out)
+            needy = next((w for w in group.hungry.values() if not w.unfit), None)
+            if needy is not None:
+                self._recall(group, needy, out)
 
     def _recall(self, group: Group, needy: Worker, out: Actions) -> None:
         donors = [w for w in group.workers.values() if w.ready and w.queued and not w.recalled]

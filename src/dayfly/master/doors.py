@@ -110,6 +110,17 @@ def _from_worker(hub: Hub, peer: WorkerPeer, message: m.FromWorker) -> None:
             _timed(hub, peer.name, phases)
         case m.Draining():
             hub.fleet.drain(peer.name, message.seconds, message.reason)
+        case m.Unfit():
+            _unfit(hub, peer, message)
+
+
+def _unfit(hub: Hub, peer: WorkerPeer, message: m.Unfit) -> None:
+    dossier, failure = hub.books.dossier(message.job), message.failure
+    witness = ""
+    if dossier is not None and failure.kind == "network":
+        witness = hub.stocking.unreached.get(dossier.spec.packages, "")
+    log.warning("worker %s cannot serve job %s: %s", peer.name, message.job, failure.error())
+    hub.handle(e.WorkerUnfit(worker=peer.name, job=message.job, failure=failure, witness=witness))
 
 
 def _timed(hub: Hub, worker: str, phases: list[Phase]) -> None:

@@ -35,6 +35,7 @@ class Dossier:
             timeout=spec.timeout,
             environment=spec.environment,
             packages=spec.packages,
+            system=spec.system,
             reserved=spec.reserved,
         )
         self.last = 0
@@ -82,6 +83,7 @@ class Dossier:
             **msgspec.structs.asdict(row),
             after=ended.after,
             error=ended.error,
+            failure=ended.failure,
             single=self.spec.single,
             return_exceptions=self.spec.return_exceptions,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.master.suspects import Loss
 from dayfly.model import CallOutcome, ExecMode, JobSpec, JobState, Try
 from dayfly.wire import messages as m
@@ -181,6 +182,20 @@ class WorkerGone(Event, frozen=True):
     innocent: bool = False
 
 
+class WorkerUnfit(Event, frozen=True):
+    """A worker cannot be given what functions need; the calls that it had in hand come back.
+
+    Attributes:
+        job: Whose functions; empty: it cannot even be made a worker, for any job of its pool.
+        witness: What the master met itself that explains it.
+    """
+
+    worker: str
+    failure: EnvironmentFailure
+    job: str = ""
+    witness: str = ""
+
+
 class OutcomesCame(Event, frozen=True):
     """Outcomes from a worker; the first one of a call counts."""
 
@@ -272,10 +287,15 @@ class Absolved(Action, frozen=True):
     incarnation: str
 
 
-class Drained(Action, frozen=True):
-    """A worker that drains has nothing more in hand."""
+class Dismiss(Action, frozen=True):
+    """A worker has nothing more in hand, and is of no more use.
+
+    Attributes:
+        why: See :meth:`dayfly.master.fleet.Fleet.let_go`.
+    """
 
     worker: str
+    why: str
 
 
 class JobStarted(Action, frozen=True):
@@ -294,6 +314,7 @@ class JobClosed(Action, frozen=True):
     total: int | None
     error: str = ""
     reason: str = ""
+    failure: EnvironmentFailure | None = None
 
 
 class Engage(Action, frozen=True):

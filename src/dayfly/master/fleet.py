@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from dayfly.clock import Clock, happens
 from dayfly.dismantle import SLACK, Due, obey
-from dayfly.errors import DayflyError, ProvisionError
+from dayfly.environment.report import EnvironmentFailure
+from dayfly.errors import DayflyError, EnvironmentFailedError, ProvisionError
 from dayfly.master.events import Pool
 from dayfly.master.installer import Installer
 from dayfly.master.journal import KeptInstance
+from dayfly.master.listener import Listener
 from dayfly.master.member import Member, Say, awaited
 from dayfly.model import DismantlePolicy, ExecMode, WorkerRow
 from dayfly.phases import SERVICE, Phase
@@ -41,51 +42,6 @@ REACH_AGAIN = 30.0
 TRIAL = 25.0
 #: What a cloud says of VMs that it took back, or that a user ended. Source: EC2's ``StateReason``.
 TAKEN = ("SpotInstance", "UserInitiated")
-
-
-class Listener(Protocol):
-    """Who is told what becomes of the workers. Nothing here may wait."""
-
-    def worker_coming(
-        self, worker: str, pool: Pool, *, returning: bool, engaged: list[str]
-    ) -> None:
-        """An instance is on its way."""
-        ...
-
-    def worker_drains(self, worker: str, reason: str) -> None:
-        """A worker finishes what it runs and takes no more: the cloud takes it back."""
-        ...
-
-    def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
-        """A worker is gone, or never came.
-
-        Args:
-            worker: Which.
-            reason: Why, with evidence.
-            innocent: Whether what ran on it cannot be the cause.
-
-        Returns:
-            Whether much depends on its coming back: it is not to be ended in haste.
-        """
-        ...
-
-    def worker_gone(self, worker: str, *, innocent: bool = False) -> None:
-        """A worker that was lost does not come back."""
-        ...
-
-    def notice(
-        self, level: str, text: str, pool: Pool, *, lost: str = "", silent: bool = False
-    ) -> None:
-        """Something that the users of a pool should read; see :class:`messages.Notice`."""
-        ...
-
-    def keep(self, kept: KeptInstance) -> None:
-        """Something that must survive a restart has changed."""
-        ...
-
-    def fleet_changed(self) -> None:
-        """A phase has changed."""
-        ...
 
 
 class Fleet:
@@ -186,6 +142,8 @@ class Fleet:
             reason = await self._until_lost(member)
         except DayflyError as error:
             reason = str(error)
+            if isinstance(error, EnvironmentFailedError) and error.everywhere:
+                self._listener.worker_unfit(member.id, EnvironmentFailure.of(error))
             if (why := member.overdue()) is not None:
                 await self._retire(member, why)
                 return
@@ -346,10 +304,16 @@ class Fleet:
         name = f"{member.instance.name} ({member.id})"
         self._listener.worker_drains(worker, f"{name} goes in {seconds:.0f} s: {reason}")
 
-    def drained(self, worker: str) -> None:
-        """A worker that drains has nothing more in hand."""
-        if (member := self._members.get(worker)) is not None and not member.leaving:
-            self._let_go(member, "spot")
+    def let_go(self, worker: str, why: str) -> None:
+        """A worker with nothing in hand is of no more use: it goes, unless it is the user's own.
+
+        ``why`` is told in words, which ``auto_dismantle: False`` overrules, or ``spot``: it drains.
+        """
+        member = self._members.get(worker)
+        if member is None or member.leaving or member.here:
+            return
+        if member.policy.auto or why == "spot":
+            self._let_go(member, why)
 
     def asked_for_work(self, worker: str, *, spare: bool, holds: bool = False) -> None:
         """A worker's agent is ready; see :meth:`dayfly.master.member.Member.asks`."""
@@ -413,8 +377,7 @@ class Fleet:
 
     def waiting(self, workers: Iterable[str], among: int) -> str:
         """What these workers on their way are waited for, in words."""
-        members = (self._members.get(worker) for worker in workers)
-        return awaited(Counter(member.phase for member in members if member is not None), among)
+        return awaited(map(self._members.get, workers), among)
 
     def phases(self, worker: str) -> list[Phase]:
         """What took how long while a worker was brought up; told once."""

@@ -196,6 +196,23 @@ class Hands:
         freed, _ = job.apart.back(worker.number, spans)
         self._roster.hold(worker, -freed)
 
+    def close(self, job: Job, out: Actions) -> None:
+        """A job is over: whatever of it is in any hands is dropped."""
+        job_id, ledger = job.spec.id, job.ledger
+        for number in ledger.holders():
+            if worker := self._roster.number(number):
+                self._roster.hold(worker, -ledger.held_by(number))
+                revoke = m.Revoke(job=job_id, indices=None)
+                out.append(e.Tell(worker=worker.name, message=revoke))
+        for worker in self._roster.group(job.pool).workers.values():
+            worker.jobs.pop(job_id, None)
+            worker.begun.discard(job_id)
+            self._roster.set_aside(worker, job_id, aside=False)
+            if job_id in worker.engaged:
+                del worker.engaged[job_id]
+                out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
+                out.append(e.Disengage(worker=worker.name, job=job_id))
+
     # -- losses --
 
     def lost(self, worker: Worker, event: e.WorkerLost, out: Actions) -> None:

@@ -15,6 +15,7 @@ import logging
 
 from dayfly.clock import Clock, happens
 from dayfly.dismantle import Due
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.errors import StorageError
 from dayfly.guest import Vm
 from dayfly.master import events as e
@@ -187,10 +188,13 @@ class Hub:
                 self._close(action)
             case e.Tried() | e.Marked() | e.Absolved():
                 self.books.remember(action)
-            case e.Drained():
-                self.fleet.drained(action.worker)
+            case e.Dismiss():
+                self.fleet.let_go(action.worker, action.why)
             case e.NeedWorkers():
-                self._ask_for_workers(action)
+                log.warning(
+                    "job %s needs workers (%d): %s", action.job, action.count, action.reason
+                )
+                self.peers.ask_for_workers(action)
 
     def _close(self, action: e.JobClosed) -> None:
         dossier = self._dossier(action.job)
@@ -220,14 +224,6 @@ class Hub:
         dossier = self.books.dossier(job)
         assert dossier is not None, job  # noqa: S101  # a job that is open is not forgotten
         return dossier
-
-    def _ask_for_workers(self, action: e.NeedWorkers) -> None:
-        log.warning("job %s needs %d more workers: %s", action.job, action.count, action.reason)
-        if peer := self.peers.launcher(action.job):
-            needed = m.WorkersNeeded(
-                job=action.job, count=action.count, reason=action.reason, spared=action.spared
-            )
-            self.peers.say(peer, needed)
 
     async def _tick(self) -> None:
         while True:
@@ -386,28 +382,32 @@ class Hub:
     def worker_coming(
         self, worker: str, pool: e.Pool, *, returning: bool, engaged: list[str]
     ) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         self.handle(e.WorkerComing(worker=worker, pool=pool, returning=returning, engaged=engaged))
 
     def worker_drains(self, worker: str, reason: str) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         self.handle(e.WorkerDraining(worker=worker, reason=reason))
 
     def worker_lost(self, worker: str, reason: str, *, innocent: bool = False) -> bool:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         # A job whose time is up with its worker's is not told that it lost a worker.
         self.handle(e.Tick())
         self.handle(e.WorkerLost(worker=worker, reason=reason, innocent=innocent))
         return self._scheduler.accuses(worker)
 
+    def worker_unfit(self, worker: str, failure: EnvironmentFailure) -> None:
+        """See :class:`dayfly.master.listener.Listener`."""
+        self.handle(e.WorkerUnfit(worker=worker, failure=failure))
+
     def worker_gone(self, worker: str, *, innocent: bool = False) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         self.handle(e.WorkerGone(worker=worker, innocent=innocent))
 
     def notice(
         self, level: str, text: str, pool: e.Pool, *, lost: str = "", silent: bool = False
     ) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         for job in self._scheduler.open_jobs:
             if e.pool_of(self._dossier(job).spec) == pool:
                 for peer in self.peers.followers(job):
@@ -416,7 +416,7 @@ class Hub:
                     )
 
     def keep(self, kept: KeptInstance) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         self.books.journal.keep_instance(kept)
         if (pool := self.till.count(kept)) is not None:
             for dossier in self._jobs_of(pool):
@@ -424,7 +424,7 @@ class Hub:
         self._flush_soon()
 
     def fleet_changed(self) -> None:
-        """See :class:`dayfly.master.fleet.Listener`."""
+        """See :class:`dayfly.master.listener.Listener`."""
         self.home.workers_changed()
         for job in self._scheduler.open_jobs:
             self._pacer.changed(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from dayfly.clock import Clock
@@ -34,8 +34,9 @@ def processes_of(instance: Instance) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-def awaited(phases: Counter[str], among: int) -> str:
-    """What workers on their way are waited for, in words, by how many are in which phase."""
+def awaited(members: Iterable[Member | None], among: int) -> str:
+    """What workers on their way are waited for, in words."""
+    phases = Counter(member.phase for member in members if member is not None)
     words = []
     if count := phases["connecting"]:
         words.append(f"{count} of {among} {_vms(among)} to answer SSH")

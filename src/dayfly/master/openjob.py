@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.master import events as e
 from dayfly.master import sizing
 from dayfly.master.apart import Apart
@@ -19,7 +20,8 @@ class Job:
         restored: It ran before the master restarted: calls may be in unknown hands.
         asked: Workers that its client has been asked for and that have not come.
         losses: What happened to each worker that it lost, in words.
-        had_worker: Whether a worker was ever ready for it.
+        unfit: Workers that could not be given what its functions need, and why, since one could.
+        had_worker: Whether a worker was ever ready for it, and could be given that.
         spared: See :class:`dayfly.wire.messages.WorkersNeeded`; to be said when it is asked next.
         alone_since: Since when it has no worker, and a client that could launch some.
         orphan_since: Since when every client has left it, so that it ends after a grace.
@@ -39,12 +41,31 @@ class Job:
         self.restored = False
         self.asked = 0
         self.losses: list[str] = []
+        self.unfit: dict[str, EnvironmentFailure] = {}
         self.had_worker = False
         self.spared = 0
         self.alone_since: float | None = None
         self.orphan_since: float | None = None
         self.submitter_left: float | None = None
         self.followers = 1
+
+    @classmethod
+    def restored_from(cls, event: e.JobRestored, now: float) -> Job:
+        """As the journal remembers it."""
+        job = cls(event.spec, now)
+        for chunk in event.chunks:
+            job.ledger.extend(chunk.stop - chunk.start)
+        job.ledger.mark(event.done)
+        job.ledger.failed = event.failed
+        job.ledger.total = event.total
+        job.apart.restore(event.tries, event.losses, now)
+        job.started = event.started
+        job.had_worker = event.started is not None
+        job.restored = True
+        job.followers = 0
+        job.orphan_since = now if event.orphan else None
+        job.submitter_left = now if event.deserted else None
+        return job
 
     @property
     def load(self) -> float:

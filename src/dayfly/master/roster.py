@@ -23,6 +23,7 @@ class Worker:
         draining: Whether the cloud takes it back: it is given nothing more.
         kept: Whether it is kept free of other calls, for one that is handed out alone.
         alone: That call, as its job and index, once it has it in hand.
+        unfit: The jobs whose functions it cannot be given what they need.
     """
 
     def __init__(self, name: str, number: int, pool: Pool, group: Group) -> None:
@@ -43,6 +44,7 @@ class Worker:
         self.draining = False
         self.kept = False
         self.alone: tuple[str, int] | None = None
+        self.unfit: set[str] = set()
 
     @property
     def serves(self) -> bool:
@@ -66,6 +68,7 @@ class Group:
     Attributes:
         hungry: Open workers with a free process, the one that waits longest first.
         kept: Workers that are kept for calls that are handed out alone.
+        unfit: Workers that cannot serve each of its jobs.
         queued: The sum over workers of their queued calls.
         ready: How many workers serve.
         returning: Workers that may hold calls from before the master restarted, and until
@@ -77,9 +80,18 @@ class Group:
         self.jobs: dict[str, None] = {}
         self.hungry: dict[str, Worker] = {}
         self.kept: dict[str, Worker] = {}
+        self.unfit: dict[str, Worker] = {}
         self.queued = 0
         self.ready = 0
         self.returning: dict[str, float] = {}
+
+    def serving(self, job: str) -> int:
+        """How many of them serve a job."""
+        return self.ready - sum(w.serves and job in w.unfit for w in self.unfit.values())
+
+    def staying(self, job: str) -> int:
+        """How many of them serve a job, or may come to."""
+        return sum(not w.draining and job not in w.unfit for w in self.workers.values())
 
 
 class Roster:
@@ -138,6 +150,7 @@ class Roster:
         del group.workers[worker.name]
         group.hungry.pop(worker.name, None)
         group.kept.pop(worker.name, None)
+        group.unfit.pop(worker.name, None)
         self._leaving.pop(worker.name, None)
         group.returning.pop(worker.name, None)
         group.ready -= worker.serves
@@ -199,6 +212,16 @@ class Roster:
         for worker in found:
             del self._leaving[worker.name]
         return found
+
+    def set_aside(self, worker: Worker, job: str, *, aside: bool = True) -> None:
+        """A worker cannot serve a job of its pool, or that one is over."""
+        if aside:
+            worker.unfit.add(job)
+            worker.group.unfit[worker.name] = worker
+        else:
+            worker.unfit.discard(job)
+            if not worker.unfit:
+                worker.group.unfit.pop(worker.name, None)
 
     def keep(self, worker: Worker, *, kept: bool) -> None:
         """A worker is kept for a call that is handed out alone, or not any more."""

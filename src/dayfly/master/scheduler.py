@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from dayfly.environment.report import EnvironmentFailure
+from dayfly.errors import (
+    CostLimitError,
+    DayflyError,
+    EnvironmentFailedError,
+    HardTimeoutError,
+    JobError,
+    NoWorkersError,
+)
 from dayfly.master import events as e
 from dayfly.master import reasons, sizing
 from dayfly.master.dealer import Dealer
 from dayfly.master.hands import Hands
+from dayfly.master.misfits import rule
 from dayfly.master.openjob import Job
 from dayfly.master.roster import Roster
 from dayfly.model import CallOutcome, JobState, OutcomeKind
-from dayfly.wire import messages as m
 
 #: Seconds that a job lives on without any client attached to it.
 CLIENT_GRACE = 60.0
@@ -106,7 +115,7 @@ class Scheduler:
             case e.JobSubmitted():
                 self._open(Job(event.spec, now))
             case e.JobRestored():
-                self._restore(event, now)
+                self._open(Job.restored_from(event, now))
             case e.FollowersChanged():
                 self._followers(event, now, out)
             case e.SubmitterChanged():
@@ -129,17 +138,19 @@ class Scheduler:
                 self._lost(event, now, out)
             case e.WorkerGone():
                 self._gone(event, now, out)
+            case e.WorkerUnfit():
+                self._unfit(event, now, out)
             case e.Tick():
                 self._tick(now, out)
             case e.CostReached():
                 if job := self._jobs.get(event.job):
-                    self._stop_paying(job, event, out)
+                    self._fail(job, CostLimitError, reasons.too_dear(job, event), out)
                     self._dealer.feed(job.pool, now, out)
             case e.MasterLeaving():
                 for job in list(self._jobs.values()):
-                    self._cut(job, out)
+                    self._fail(job, HardTimeoutError, reasons.too_long(job), out)
         for worker in self._roster.drained():
-            out.append(e.Drained(worker=worker.name))
+            out.append(e.Dismiss(worker=worker.name, why="spot"))
         if self._rewake or self._dealer.started:
             self._rewake = self._dealer.started = False
             self.wake = min(self._moments(), default=None)
@@ -158,22 +169,6 @@ class Scheduler:
         if not group.workers:
             job.alone_since = job.submitted
         self._rewake = True
-
-    def _restore(self, event: e.JobRestored, now: float) -> None:
-        job = Job(event.spec, now)
-        for chunk in event.chunks:
-            job.ledger.extend(chunk.stop - chunk.start)
-        job.ledger.mark(event.done)
-        job.ledger.failed = event.failed
-        job.ledger.total = event.total
-        job.apart.restore(event.tries, event.losses, now)
-        job.started = event.started
-        job.had_worker = event.started is not None
-        job.restored = True
-        job.followers = 0
-        job.orphan_since = now if event.orphan else None
-        job.submitter_left = now if event.deserted else None
-        self._open(job)
 
     def _items(self, event: e.ItemsCame, now: float, out: Actions) -> None:
         job = self._jobs.get(event.job)
@@ -229,21 +224,17 @@ class Scheduler:
             self._close(job, JobState.COMPLETED, out)
 
     def _close(
-        self, job: Job, state: JobState, out: Actions, *, error: str = "", reason: str = ""
+        self,
+        job: Job,
+        state: JobState,
+        out: Actions,
+        *,
+        error: str = "",
+        reason: str = "",
+        failure: EnvironmentFailure | None = None,
     ) -> None:
         job_id, ledger = job.spec.id, job.ledger
-        for number in ledger.holders():
-            if worker := self._roster.number(number):
-                self._roster.hold(worker, -ledger.held_by(number))
-                revoke = m.Revoke(job=job_id, indices=None)
-                out.append(e.Tell(worker=worker.name, message=revoke))
-        for worker in self._roster.group(job.pool).workers.values():
-            worker.jobs.pop(job_id, None)
-            worker.begun.discard(job_id)
-            if job_id in worker.engaged:
-                del worker.engaged[job_id]
-                out.append(e.Tell(worker=worker.name, message=m.Forget(job=job_id)))
-                out.append(e.Disengage(worker=worker.name, job=job_id))
+        self._hands.close(job, out)
         del self._jobs[job_id]
         self._roster.close_job(job_id, job.pool)
         self._rewake = True
@@ -256,6 +247,7 @@ class Scheduler:
                 total=ledger.total,
                 error=error,
                 reason=reason,
+                failure=failure,
             )
         )
 
@@ -310,16 +302,34 @@ class Scheduler:
         self._rewake = True
         for job_id in list(group.jobs):
             job = self._jobs[job_id]
+            if worker.name in job.unfit:
+                continue  # it was missed when that was heard
             job.losses.append(f"{worker.name}: {event.reason}")
-            if group.workers:
+            if group.staying(job_id):
                 self._ask_for_workers(job, event.reason, out)
                 continue
             job.alone_since = now
-            given_up = len(job.losses) >= ROUNDS * max(1, job.spec.wanted)
+            given_up = len(job.losses) + len(job.unfit) >= ROUNDS * max(1, job.spec.wanted)
             if not job.had_worker and given_up and job.followers:
-                self._fail_alone(job, "no worker could be had", out)
+                reason = reasons.alone(job, "no worker could be had")
+                self._fail(job, NoWorkersError, reason, out)
             else:
                 self._ask_for_workers(job, event.reason, out)
+        self._dealer.feed(worker.pool, now, out)
+
+    def _unfit(self, event: e.WorkerUnfit, now: float, out: Actions) -> None:
+        if (worker := self._roster.get(event.worker)) is None:
+            return
+        ruling = rule(event, worker, self._jobs, self._roster)
+        for job in ruling.failed:
+            reason = reasons.unfit(job, event.witness)
+            self._fail(job, EnvironmentFailedError, reason, out, failure=event.failure)
+        for job in ruling.lacking:
+            job.had_worker, job.alone_since = False, now
+            self._ask_for_workers(job, event.failure.what, out)
+        if ruling.useless:
+            out.append(e.Dismiss(worker=worker.name, why=event.failure.what))
+        self._rewake = True
         self._dealer.feed(worker.pool, now, out)
 
     def _gone(self, event: e.WorkerGone, now: float, out: Actions) -> None:
@@ -333,8 +343,7 @@ class Scheduler:
         if ledger.total is not None:
             processes = max(1, job.spec.processes)
             usable = min(usable, -(-(ledger.total - ledger.done) // processes))
-        staying = sum(not worker.draining for worker in group.workers.values())
-        count = usable - staying - job.asked
+        count = usable - group.staying(job.spec.id) - job.asked
         if count > 0:
             job.asked += count
             out.append(
@@ -342,10 +351,6 @@ class Scheduler:
             )
             if job.followers:  # else nobody has heard it
                 job.spared = 0
-
-    def _fail_alone(self, job: Job, what: str, out: Actions) -> None:
-        reason = reasons.alone(job, what)
-        self._close(job, JobState.FAILED, out, error="NoWorkersError", reason=reason)
 
     # -- calls --
 
@@ -357,6 +362,11 @@ class Scheduler:
         if not fresh and not again:
             return
         self._rewake |= again
+        if fresh and job.unfit:
+            # Now that a VM was found that can have what the functions need, others are worth it.
+            first, *_ = job.unfit.values()
+            job.unfit.clear()
+            self._ask_for_workers(job, first.what, out)
         timed = [o.ended - o.started for o in fresh if o.started]
         if timed:
             job.mean = sizing.mean_after(job.mean, max(0.0, sum(timed)), len(timed))
@@ -409,26 +419,25 @@ class Scheduler:
         # come back, until its timers end it.
         alone, orphan = job.alone_since if job.followers else None, job.orphan_since
         if (due := job.due) is not None and now >= due:
-            self._cut(job, out)
+            self._fail(job, HardTimeoutError, reasons.too_long(job), out)
         elif orphan is not None and now >= orphan + self._client_grace:
             reason = f"no client was attached to it for {self._client_grace:g} s"
             self._close(job, JobState.CANCELLED, out, reason=reason)
         elif (deserted := job.deserted) is not None and now >= deserted + self._client_grace:
-            self._fail_deserted(job, out)
+            self._fail(job, JobError, reasons.deserted(job), out)
         elif alone is not None and now >= alone + self._start_timeout:
             what = f"no worker could be had within start_timeout ({self._start_timeout:g} s)"
-            self._fail_alone(job, what, out)
+            self._fail(job, NoWorkersError, reasons.alone(job, what), out)
         elif alone is not None and not job.losses and not job.asked and now >= alone + PATIENCE:
             self._ask_for_workers(job, "no worker of its kind is up", out)
 
-    def _cut(self, job: Job, out: Actions) -> None:
-        reason = reasons.too_long(job)
-        self._close(job, JobState.FAILED, out, error="HardTimeoutError", reason=reason)
-
-    def _fail_deserted(self, job: Job, out: Actions) -> None:
-        reason = reasons.deserted(job)
-        self._close(job, JobState.FAILED, out, error="JobError", reason=reason)
-
-    def _stop_paying(self, job: Job, event: e.CostReached, out: Actions) -> None:
-        reason = reasons.too_dear(job, event)
-        self._close(job, JobState.FAILED, out, error="CostLimitError", reason=reason)
+    def _fail(
+        self,
+        job: Job,
+        error: type[DayflyError],
+        reason: str,
+        out: Actions,
+        failure: EnvironmentFailure | None = None,
+    ) -> None:
+        name = error.__name__
+        self._close(job, JobState.FAILED, out, error=name, reason=reason, failure=failure)

@@ -45,6 +45,7 @@ class Stocking:
 
     Attributes:
         done: Those environments.
+        unreached: Those whose files could not all be had, and why.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Stocking:
         self._told = told
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.done: set[str] = set()
+        self.unreached: dict[str, str] = {}
 
     def begin(self, key: str) -> None:
         """See to an environment, unless that is done or under way."""
@@ -76,6 +78,7 @@ class Stocking:
             await self._fill(lock.files if lock else ())
         except DayflyError as error:
             # The workers try by themselves, and say what became of it.
+            self.unreached[key] = f"{error.what} ({error.cause})" if error.cause else error.what
             log.warning("environment %s could not all be put into storage: %s", key, error)
         self.done.add(key)
         self._told(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dayfly.master.events import NeedWorkers
 from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.wire import messages as m
 
@@ -39,6 +40,14 @@ class Switchboard:
     def launcher(self, job: str) -> ClientPeer | None:
         """The client to ask for a job's workers."""
         return self.submitters.get(job) or next(iter(self.followers(job)), None)
+
+    def ask_for_workers(self, needed: NeedWorkers) -> None:
+        """Ask the client that may launch them."""
+        if peer := self.launcher(needed.job):
+            words = m.WorkersNeeded(
+                job=needed.job, count=needed.count, reason=needed.reason, spared=needed.spared
+            )
+            self.say(peer, words)
 
     def is_awaited(self, job: str) -> bool:
         """Whether a client that followed a job may be asleep."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.model import CallOutcome, LogLine
 from dayfly.phases import Phase
 from dayfly.wire.frame import Message, Payload, Span
@@ -64,6 +65,13 @@ class Phases(Message, frozen=True):
     phases: list[Phase]
 
 
+class Unfit(Message, frozen=True):
+    """This worker cannot be given what a job's functions need, and hands back its calls."""
+
+    job: str
+    failure: EnvironmentFailure
+
+
 # -- master to worker --
 
 
@@ -76,6 +84,7 @@ class JobBrief(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout: float | None = None
     environment: dict[str, str] = {}
     packages: str = ""
+    system: list[str] = []
     reserved: list[str] = []
 
 

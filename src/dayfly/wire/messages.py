@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.model import (
     CallOutcome,
     DismantlePolicy,
@@ -38,6 +39,7 @@ from dayfly.wire.leases import Recall as Recall
 from dayfly.wire.leases import Revoke as Revoke
 from dayfly.wire.leases import SetDeadline as SetDeadline
 from dayfly.wire.leases import Stocked as Stocked
+from dayfly.wire.leases import Unfit as Unfit
 
 #: Raised by one whenever a message changes its meaning or its shape.
 PROTOCOL = 4
@@ -249,6 +251,7 @@ class JobEnded(Message, frozen=True):
 
     Attributes:
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
+        failure: What it says beside ``reason``, where that is an ``EnvironmentFailedError``.
         after: The number of the last delivery; whoever has fewer follows again.
         cost: US dollars of its VMs; ``None`` where no price is known.
         total: Calls in all; ``None`` when its items had not all come.
@@ -259,6 +262,7 @@ class JobEnded(Message, frozen=True):
     after: int
     error: str = ""
     reason: str = ""
+    failure: EnvironmentFailure | None = None
     cost: float | None = None
     total: int | None = None
 
@@ -346,7 +350,7 @@ ToClient: TypeAlias = (
     | Phases
     | Refused
 )
-FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining | Phases
+FromWorker: TypeAlias = Ready | Done | Printed | HandBack | Draining | Phases | Unfit
 ToWorker: TypeAlias = (
     Assign | Revoke | Recall | Forget | Acknowledge | SetDeadline | PowerOff | Refused | Stocked
 )

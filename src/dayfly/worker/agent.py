@@ -15,6 +15,7 @@ import msgspec
 
 from dayfly import errors, guest
 from dayfly.clock import Clock, Entropy, moment
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.model import CallOutcome, LogLine, OutcomeKind, WorkerConfig
 from dayfly.phases import FIRST_CALL, RUNNER, Timeline
 from dayfly.storage import keys
@@ -28,6 +29,7 @@ from dayfly.worker.failed import cancelled, failed
 from dayfly.worker.intake import Intake, Intakes
 from dayfly.worker.materials import Materials
 from dayfly.worker.notices import Interruptions, interruptions
+from dayfly.worker.opening import Openings
 from dayfly.worker.outbox import Outbox
 from dayfly.worker.pool import Pool, PoolJob
 from dayfly.worker.process import RunnerProcess, Start
@@ -103,6 +105,7 @@ class Agent:
         self._environments = environments or KitEnvironments(
             storage, config.instance, config.interpreters, self._timeline
         )
+        self._openings = Openings(self._environments, self._materials)
         self._vm = guest.LinuxVm(clock) if vm is None else vm
         self._dial = dial
         self._notices = notices or (interruptions(clock) if config.spot else None)
@@ -111,7 +114,6 @@ class Agent:
         self._briefs: dict[str, m.JobBrief] = {}
         #: Of the calls that had failed before: the attempt that was assigned last, by job.
         self._attempts: dict[str, dict[int, int]] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
         self._intakes = Intakes()
         self._uploading: dict[tuple[str, int], int] = {}
         self._upload_slots = asyncio.Semaphore(UPLOADS)
@@ -299,9 +301,8 @@ class Agent:
         if brief is None or self._gone_at is not None:
             self._say(m.HandBack(job=assign.job, spans=[assign.span]))
             return
-        interpreter = self._environments.known(brief.packages)
-        if interpreter is not None and not brief.function.key and not brief.modules:
-            self._open(brief, brief.function.data, "", interpreter)
+        if (opened := self._openings.at_once(brief)) is not None:
+            self._open(opened)
         indices = range(assign.span.start, assign.span.stop)
         if assign.attempt:
             attempts = self._attempts.setdefault(assign.job, {})
@@ -316,10 +317,16 @@ class Agent:
         """Fetch what calls are made of, then let them wait for a runner."""
         try:
             if not self._pool.knows(brief.id):
-                await self._opened(brief)
+                opened = await self._openings.open(brief)
+                self._tell_phases()
+                self._open(opened)
             items = assign.items or await self._materials.items(
                 assign.span, assign.key, assign.chunk_start
             )
+        except errors.EnvironmentFailedError as error:
+            # First why, so that they do not come again.
+            self._say(m.Unfit(job=assign.job, failure=EnvironmentFailure.of(error)))
+            self._say(m.HandBack(job=assign.job, spans=spans_of(intake.indices)))
         except errors.DayflyError as error:
             log.warning("%s: %s", assign.job, error)
             for index in intake.indices:
@@ -332,31 +339,10 @@ class Agent:
         finally:
             self._intakes.end(intake)
 
-    async def _opened(self, brief: m.JobBrief) -> None:
-        # Several spans wait for the same function: it is fetched once.
-        async with self._opening.setdefault(brief.id, asyncio.Lock()):
-            if not self._pool.knows(brief.id):
-                interpreter = await self._environments.bring(brief.packages)
-                self._tell_phases()
-                function = await self._materials.function(brief.function)
-                modules = await self._materials.modules(brief.modules)
-                self._open(brief, function, modules, interpreter)
-
-    def _open(self, brief: m.JobBrief, function: bytes, modules: str, interpreter: str) -> None:
-        if brief.id not in self._briefs:  # forgotten meanwhile
-            return
-        self._fresh[brief.id] = self._clock.monotonic()
-        self._pool.open(
-            PoolJob(
-                id=brief.id,
-                function=function,
-                modules=modules,
-                interpreter=interpreter,
-                timeout=brief.timeout,
-                environment=brief.environment,
-                reserved=brief.reserved,
-            )
-        )
+    def _open(self, job: PoolJob) -> None:
+        if job.id in self._briefs and not self._pool.knows(job.id):  # else forgotten meanwhile
+            self._fresh[job.id] = self._clock.monotonic()
+            self._pool.open(job)
 
     def _revoke(self, revoke: m.Revoke) -> None:
         wanted = None if revoke.indices is None else set(revoke.indices)
@@ -376,7 +362,7 @@ class Agent:
         self._briefs.pop(job, None)
         self._attempts.pop(job, None)
         self._fresh.pop(job, None)
-        self._opening.pop(job, None)
+        self._openings.forget(job)
         self._intakes.drop(job)
         self._pool.forget(job)
         self._materials.forget(keys.items(job, 0).rpartition("/")[0] + "/")

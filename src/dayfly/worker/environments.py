@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from dayfly.environment import kit
+from dayfly.environment import kit, system
 from dayfly.environment.order import Interpreters, Order
 from dayfly.environment.report import read
 from dayfly.errors import EnvironmentFailedError
-from dayfly.phases import OWN, STOCKED, Steps, Timeline
+from dayfly.phases import OWN, STOCKED, SYSTEM, Steps, Timeline
 from dayfly.stock import Stock
 from dayfly.storage.base import Storage
 
@@ -34,15 +35,20 @@ _PATIENCE: Final = 600.0
 class Environments(Protocol):
     """Where functions find their packages."""
 
-    def known(self, key: str) -> str | None:
-        """The interpreter of an environment that is here already; that of none is ``""``."""
+    def known(self, key: str, system: Sequence[str] = ()) -> str | None:
+        """The interpreter of what is here already; that of no environment is ``""``.
+
+        Args:
+            key: Of the lock of the Python packages; empty: none are needed.
+            system: Packages of the VM's system.
+        """
         ...
 
     def stocked(self, key: str) -> None:
         """Storage has the files of an environment."""
         ...
 
-    async def bring(self, key: str) -> str:
+    async def bring(self, key: str, system: Sequence[str] = ()) -> str:
         """The interpreter of an environment, which is installed at the first need.
 
         Raises:
@@ -70,24 +76,57 @@ class KitEnvironments:
         self._interpreters = interpreters
         self._timeline = timeline
         self._known = {"": ""}
+        self._system: set[str] = set()
         self._bringing: dict[str, asyncio.Lock] = {}
         self._stocked: dict[str, asyncio.Event] = {}
 
-    def known(self, key: str) -> str | None:
+    def known(self, key: str, system: Sequence[str] = ()) -> str | None:
         """See :class:`Environments`."""
-        return self._known.get(key)
+        return self._known.get(key) if self._system.issuperset(system) else None
 
     def stocked(self, key: str) -> None:
         """See :class:`Environments`."""
         self._stocked.setdefault(key, asyncio.Event()).set()
 
-    async def bring(self, key: str) -> str:
+    async def bring(self, key: str, system: Sequence[str] = ()) -> str:
         """See :class:`Environments`."""
-        # Several spans wait for the same one: it is installed once.
+        interpreter, _ = await asyncio.gather(self._bring(key), self._bring_system(system))
+        return interpreter
+
+    async def _bring(self, key: str) -> str:
+        # Several jobs wait for the same one: it is installed once.
         async with self._bringing.setdefault(key, asyncio.Lock()):
             if key not in self._known:
                 self._known[key] = await self._install(key)
             return self._known[key]
+
+    async def _bring_system(self, packages: Sequence[str]) -> None:
+        async with self._bringing.setdefault("apt", asyncio.Lock()):
+            if not self._system.issuperset(packages):
+                with self._timeline.during(self._worker, SYSTEM):
+                    await self._install_system(packages)
+                self._system.update(packages)
+
+    async def _install_system(self, packages: Sequence[str]) -> None:
+        # It has a deadline of its own, and is never cut off in the middle: dpkg would be broken.
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", system.script(packages)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        output, _ = await process.communicate()
+        failed = system.failure(
+            process.returncode or 0,
+            output.decode("utf-8", "replace"),
+            packages,
+            vm=self._worker,
+            platform=_platform(),
+        )
+        if failed is not None:
+            raise failed
+        log.info("the system has %s", ", ".join(packages))
 
     async def _install(self, key: str) -> str:
         if not _is_here(key):
@@ -111,7 +150,11 @@ class KitEnvironments:
         )
         log.info("environment %s: %d packages for Python %s", key, len(order.files), lock.python)
         status, output, said = await _run(order, steps.hear)
-        report = read(output, vm=self._worker, environment=key[:8], status=status, errors=said)
+        try:
+            report = read(output, vm=self._worker, environment=key[:8], status=status, errors=said)
+        except EnvironmentFailedError as error:
+            error.platform = f"Python {lock.python}, {lock.platform.name}"
+            raise
         for note in report.notes:
             log.warning("environment %s: %s", key, note)
         took = ", ".join(f"{step.step} {step.seconds:.1f} s" for step in report.steps)
@@ -162,3 +205,11 @@ async def _converse(
         return b"".join(lines), await said
     finally:
         said.cancel()
+
+
+def _platform() -> str:
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return f"{name}, {platform.machine()}"
