@@ -220,21 +220,40 @@ echo "$mark" >"$$mark"
 _KIT = """python3 -I "$new/kit.pyz" <"$new/order.json"
 """
 
+# An environment alone, for a service that will come and find it.
+_AHEAD = (
+    """set -eu
+umask 077
+R="${DAYFLY_ROOT:-}"
+sudo mkdir -p "$R/opt/dayfly" "$R/tmp/dayfly"
+sudo chown "$(id -un)" "$R/opt/dayfly" "$R/tmp/dayfly"
+new=$(mktemp -d "$R/opt/dayfly/new.XXXXXX")
+trap 'rm -rf "$new"' EXIT
+tar -xzf - -C "$new"
+"""
+    + _KIT
+)
+
 
 def interpreter_of(environment: str) -> str:
     """The Python of an environment, as a shell on the VM finds it."""
     return f"${{DAYFLY_ROOT}}/opt/dayfly/env/{environment}/venv/bin/python"
 
 
-class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """One service, ready to be installed: a script for ``/bin/sh`` and its standard input.
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to be done on a VM: a script for ``/bin/sh`` and its standard input.
 
     Secrets are in ``stdin`` only, never in ``script``, which others on the VM may see.
     """
 
-    service: Service
     script: str
     stdin: bytes
+
+
+class Installation(Plan, frozen=True, kw_only=True):
+    """One service, ready to be installed."""
+
+    service: Service
 
 
 def installation(
@@ -280,11 +299,19 @@ def installation(
     files["config.json"] = msgspec.json.encode(config)
     files["unit"] = unit.encode()
     if kit is not None:
-        files["order.json"] = kit.encode()
-        files["kit.pyz"] = program()
+        files |= _kit_of(kit)
     if login:
         files["password"] = f"{login}\n".encode()
     return Installation(service=service, script=script, stdin=pack(files))
+
+
+def ahead(order: Order) -> Plan:
+    """Make the installation of an environment, whose service comes later."""
+    return Plan(script=_AHEAD, stdin=pack(_kit_of(order)))
+
+
+def _kit_of(order: Order) -> dict[str, bytes]:
+    return {"order.json": order.encode(), "kit.pyz": program()}
 
 
 def pack(files: Mapping[str, bytes]) -> bytes:

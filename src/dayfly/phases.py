@@ -26,16 +26,21 @@ OWN, STOCKED = "functions: ", "functions: packages awaited"
 BEGUN = "functions: installation begun"
 #: What apt-get does.
 SYSTEM = "functions: packages of the system"
+#: And before those that the client has taken, while the master was on its way.
+AHEAD = "ahead: "
 #: What every job does.
 RUNNER, FIRST_CALL, DELIVERY = "runner ready", "first call", "outcome delivered"
 #: The steps of an environment that are worth telling, in words.
 STEPS: Final = {
+    "lock": "environment awaited",
     "python": "interpreter",
     "fetch": "packages fetched",
     "install": "packages installed",
     "check": "packages checked",
     "deposit": "packages kept in storage",
 }
+#: Seconds within which whoever waits for nobody has taken a lock.
+NOTHING = 0.05
 #: Phases that are remembered: those of a thousand workers, a few times.
 MOST = 50_000
 
@@ -134,9 +139,10 @@ class Steps:
         since = self._timeline.clock.monotonic() - said.seconds
         if not self._begun:
             self._begun = True
-            self._timeline.add(self._who, BEGUN if self._what else SENT, self._last, since)
+            sent = BEGUN if self._what == OWN else self._what + SENT
+            self._timeline.add(self._who, sent, self._last, since)
         self._last = self._timeline.clock.monotonic()
-        if said.step in STEPS:
+        if said.step in STEPS and (said.step != "lock" or said.seconds > NOTHING):
             self._timeline.add(self._who, self._what + STEPS[said.step], since)
 
     def end(self) -> None:

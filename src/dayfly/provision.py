@@ -164,6 +164,22 @@ async def install_worker(
     await _install(connection, plan, config.instance, timeout, kit, steps)
 
 
+async def install_ahead(connection: Connection, order: Order, steps: Steps) -> None:
+    """Install an environment that a service will find there.
+
+    Args:
+        connection: To the VM.
+        order: The environment.
+        steps: Where it is told what took how long.
+
+    Raises:
+        CommandError: It took too long.
+        UnreachableError: The connection broke.
+    """
+    plan = bootstrap.ahead(order)
+    await connection.run(plan.script, stdin=plan.stdin, timeout=order.deadline, heard=steps.hear)
+
+
 def _trace(config: MasterConfig) -> str:
     """What tells another password, and nothing of it to whoever lacks the cluster's secret."""
     key, password = config.access.client_secret, config.ssh_password

@@ -10,7 +10,7 @@ import pytest
 from dayfly import FunctionExecutor
 from dayfly.cli.phases import cells, critical_path, notes, rows
 from dayfly.cli.show import plain
-from dayfly.phases import BOOT, CLIENT, MASTER, OWN, SENT, SERVICE, SSH, STEPS, Phase
+from dayfly.phases import AHEAD, BOOT, CLIENT, MASTER, OWN, SENT, SERVICE, SSH, STEPS, Phase
 from tests.machines.fixtures import Ec2Box
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(300)]
@@ -73,9 +73,11 @@ async def test_each_phase_of_a_cold_start_is_told_and_that_a_warm_one_does_witho
     assert {BOOT, SENT, SERVICE} | ENVIRONMENT <= whats(phases, MASTER)
     for worker in workers:
         own = {OWN + what for what in ENVIRONMENT - {STEPS["check"]}}
-        assert {BOOT, SENT, SERVICE} | ENVIRONMENT | own <= whats(phases, worker)
+        told = {what.removeprefix(AHEAD) for what in whats(phases, worker)}
+        assert {BOOT, SENT, SERVICE} | ENVIRONMENT | own <= told
+        assert AHEAD + OWN + STEPS["fetch"] in whats(phases, worker)
     check_path(phases, waited)
 
-    told = {phase.what for phase in again}
-    assert not told & ({BOOT, SSH, SENT, SERVICE} | ENVIRONMENT)
+    warm = {phase.what.removeprefix(AHEAD) for phase in again}
+    assert not warm & ({BOOT, SSH, SENT, SERVICE} | ENVIRONMENT)
     assert waited_again < waited / 3

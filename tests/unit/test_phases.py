@@ -6,6 +6,7 @@ import pytest
 
 from dayfly.cli.phases import BESIDE, CRITICAL, cells, critical_path, notes, rows
 from dayfly.phases import (
+    AHEAD,
     BOOT,
     CLIENT,
     DELIVERY,
@@ -75,6 +76,15 @@ def test_the_first_outcome_waited_for_one_thing_after_the_other() -> None:
         (ONE, FIRST_CALL),
         (CLIENT, DELIVERY),
     ]
+
+
+def test_no_master_waited_for_what_the_client_did_on_a_worker_meanwhile() -> None:
+    ahead = phase(ONE, AHEAD + BOOT, 1.5, 4.005)
+    path = critical_path([*cold_start(), ahead])
+    assert ahead not in path
+    assert (MASTER, BOOT) in {(each.who, each.what) for each in path}
+    late = phase(ONE, AHEAD + SERVICE, 4.0, 8.89)
+    assert late in critical_path([*cold_start()[:7], late, *cold_start()[8:]])
 
 
 def test_nothing_has_no_critical_path() -> None:
@@ -148,6 +158,7 @@ def test_steps_of_an_installation_are_dated_as_their_lines_come() -> None:
     steps.end()
     assert timeline.between(0.0, 1000.0) == [
         phase(MASTER, SENT, 100.0, 100.75),
+        phase(MASTER, "environment awaited", 100.75, 101.0),
         phase(MASTER, "packages fetched", 101.0, 103.0),
         phase(MASTER, "packages installed", 103.5, 107.0),
         phase(MASTER, SERVICE, 107.0, 109.0),

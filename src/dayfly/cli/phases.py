@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dayfly.phases import BOOT, CLIENT, FIRST_CALL, MASTER, SERVICE, Phase
+from dayfly.phases import BOOT, CLIENT, DELIVERY, FIRST_CALL, MASTER, SERVICE, Phase
 
 #: Seconds by which a phase may seem to begin before the one that it waited for has ended: what
 #: comes from another machine is dated when it comes.
@@ -51,10 +51,25 @@ def critical_path(phases: Sequence[Phase]) -> list[Phase]:
     at = max(among, key=lambda phase: phase.end, default=None)
     while at is not None:
         path.insert(0, at)
-        limit, start = at.start + TOLERANCE, at.start
-        before = [each for each in among if each.end <= limit and each.start < start]
-        at = min(before, key=lambda each: abs(start - each.end), default=None)
+        at = _before(at, among)
     return path
+
+
+def _before(at: Phase, among: Sequence[Phase]) -> Phase | None:
+    """What a phase seems to have waited for."""
+    # No client or master waits for a worker, but for its outcome.
+    whose = {CLIENT, MASTER} if at.who in (CLIENT, MASTER) and at.what != DELIVERY else None
+    ended = [
+        each
+        for each in among
+        if each.end <= at.start + TOLERANCE
+        and each.start < at.start
+        and (whose is None or each.who in whose)
+    ]
+    latest = max((each.end for each in ended), default=0.0)
+    # Of those that end together the machine's own.
+    last = [each for each in ended if each.end >= latest - TOLERANCE]
+    return max(last, key=lambda each: (each.who == at.who, each.end), default=None)
 
 
 def rows(phases: Sequence[Phase]) -> list[Row]:

@@ -18,6 +18,7 @@ import msgspec
 from dayfly import errors, provision
 from dayfly.client.access import ensure_access
 from dayfly.client.cluster import Cluster
+from dayfly.client.headstart import HeadStart
 from dayfly.client.outfit import Outfitter
 from dayfly.client.picking import Picker
 from dayfly.cloud.base import Cloud
@@ -76,6 +77,7 @@ class Ascender:
         self.outfitter = Outfitter(parts)
         self.picker = Picker(parts, self.outfitter)
         self.cluster = Cluster(parts, access, owner, self.picker.pick)
+        self.ahead = HeadStart(parts, access, self.cluster, self.outfitter)
         self._consume = parts.config.compute.exec_mode is ExecMode.CONSUME
         #: Set once the master's VM exists and is up: where capacity is short it comes first.
         self.placed = asyncio.Event()

@@ -120,7 +120,25 @@ class Outfitter:
         if lock is None:
             return None
         return await self._stock.order(
-            lock, name="dayfly", check=OURS, interpreters=self.interpreters, index=self.index
+            lock, name="dayfly", interpreters=self.interpreters, index=self.index
+        )
+
+    async def functions(self, packages: str) -> Order | None:
+        """How a worker comes by the interpreter of functions.
+
+        Args:
+            packages: Key of its lock; empty: the workers' own runtime.
+        """
+        lock = await self._stock.find(packages) if packages else None
+        if lock is None:
+            return None
+        # The master puts into storage what that lacks.
+        return await self._stock.order(
+            lock,
+            name=packages[:8],
+            interpreters=self.interpreters,
+            index=self.index,
+            deposit=False,
         )
 
     async def admit(

@@ -374,8 +374,7 @@ class Staffing:
         if spec.mode is ExecMode.CONSUME:
             ascent = await self._conversation.ascent()
             return Supplied(instances=[supply.itself(ascent.instance)])
-        found: list[Instance] = []
-        warm: list[str] = []
+        found, warm = list[Instance](), list[str]()
         if rows is not None:
             listed = await rows()
             if spec.mode is ExecMode.REUSE and missing(spec, listed, most):
@@ -399,6 +398,8 @@ class Staffing:
             channel.emit(Waiting(waiting=f"the master and {workers} to be launched"))
             await self._master_placed(lacking)
         supplied = await supply.launch(lacking, others=lacking < spec.wanted)
+        if rows is None and supplied.instances:
+            self._host.spawn(self._ascender.ahead.give(spec, supplied.instances), "dayfly ahead")
         # Whoever knows of a launch tells of it at once: its job may be over, and the master down.
         return msgspec.structs.replace(
             supplied,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Protocol
 
+from dayfly import guest
 from dayfly.environment import kit, system
 from dayfly.environment.order import Interpreters, Order
 from dayfly.environment.report import read
@@ -128,12 +127,17 @@ class KitEnvironments:
             raise failed
         log.info("the system has %s", ", ".join(packages))
 
+    async def _await_stock(self, key: str) -> None:
+        """Wait until storage has the files; the master may be gone, and the index is asked then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                with self._timeline.during(self._worker, STOCKED):
+                    await self._stocked.setdefault(key, asyncio.Event()).wait()
+
     async def _install(self, key: str) -> str:
-        if not _is_here(key):
-            with suppress(TimeoutError):  # the master may be gone; the index is asked then
-                async with asyncio.timeout(_PATIENCE):
-                    with self._timeline.during(self._worker, STOCKED):
-                        await self._stocked.setdefault(key, asyncio.Event()).wait()
+        # It is of an image, or from before a stop, or the client gives this VM a head start.
+        if not _is_begun(key):
+            await self._await_stock(key)
         steps = Steps(self._timeline, self._worker, OWN)
         lock = await self._stock.find(key)
         if lock is None:
@@ -162,10 +166,9 @@ class KitEnvironments:
         return report.python
 
 
-def _is_here(key: str) -> bool:
-    """Whether this disk says that it has an environment: of an image, or from before a stop."""
-    root = os.environ.get("DAYFLY_ROOT", "")
-    return Path(f"{root}/opt/dayfly/env/{key}/complete").exists()
+def _is_begun(key: str) -> bool:
+    """Whether this disk has an environment, or is being given one: by an image or a head start."""
+    return guest.path(f"/opt/dayfly/env/{key}").exists()
 
 
 async def _run(order: Order, heard: Callable[[bytes], None]) -> tuple[int | None, str, str]:
