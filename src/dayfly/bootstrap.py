@@ -100,8 +100,11 @@ while :; do
 done
 """
 
+# It waits for nothing at boot, where a stuck cloud-init is in the way of most units; and it is not
+# stopped as the VM goes down, where a stuck unit may be in the way too.
 _DEADLINE_UNIT = Template("""[Unit]
 Description=dayfly: this VM's own deadline
+DefaultDependencies=no
 
 [Service]
 Type=simple
