@@ -26,6 +26,13 @@ from dayfly.shell.base import CommandResult, Target
 
 #: AES-GCM runs in hardware and needs no MAC of its own; the others are for old servers.
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+#: Kinds of host keys. All are asked for: a machine that has none of the kind that is trusted would
+#: hang up without a word, as one does that still boots.
+_HOST_KEYS = (
+    *("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    *("rsa-sha2-512", "rsa-sha2-256"),
+)
+_CERTIFIED = "-cert-v01@openssh.com"
 #: Seconds of silence before asking whether the VM is still there, and how often in vain.
 _KEEPALIVE = 10.0
 _KEEPALIVE_COUNT = 3
@@ -217,6 +224,7 @@ async def _handshake(
                 client_keys=[key],
                 known_hosts=known,
                 host_key_alias=target.alias,
+                server_host_key_algs=_kinds(target, known),
                 config=None,
                 agent_path=None,
                 preferred_auth="publickey",
@@ -229,6 +237,14 @@ async def _handshake(
         except TypeError as error:
             # asyncssh unpacks the peer's name, and one that is gone by then has none.
             raise ConnectionResetError("the VM hung up at once") from error
+
+
+def _kinds(target: Target, known: asyncssh.SSHKnownHosts) -> list[str]:
+    """The kinds of host keys to ask for: first those of which a key is trusted."""
+    keys, authorities, *_ = known.match(target.alias, "", None)
+    trusted = [kind.decode() for key in keys for kind in key.sig_algorithms]
+    certified = [f"{kind}{_CERTIFIED}" for kind in _HOST_KEYS] if authorities else []
+    return [*dict.fromkeys([*certified, *trusted, *_HOST_KEYS])]
 
 
 @contextlib.asynccontextmanager
