@@ -1,7 +1,27 @@
-"""Machine tests take ``box``, or only a part of what it is made of."""
+"""Machine tests take ``box``, or one of the others where less is enough (docs/machines.md)."""
 
 from __future__ import annotations
 
-from tests.machines.fixtures import aws, box, index, run, trixie
+from tests.machines.fixtures import (
+    aws,
+    box,
+    index,
+    module_box,
+    run,
+    shared_box,
+    trixie,
+    trodden,
+    warm_box,
+)
 
-__all__ = ["aws", "box", "index", "run", "trixie"]
+__all__ = [
+    "aws",
+    "box",
+    "index",
+    "module_box",
+    "run",
+    "shared_box",
+    "trixie",
+    "trodden",
+    "warm_box",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +25,20 @@ from tests.machines.images import Images
 from tests.machines.index import PackageIndex
 from tests.machines.metadata import LinkLocalMetadata
 from tests.machines.nspawn import NspawnMachines
+from tests.machines.trodden import Trodden, trodden_by
 
-__all__ = ["Ec2Box", "aws", "box", "index", "run", "trixie"]
+__all__ = [
+    "Ec2Box",
+    "aws",
+    "box",
+    "index",
+    "module_box",
+    "run",
+    "shared_box",
+    "trixie",
+    "trodden",
+    "warm_box",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Ec2Box:
         machines: What is behind its instances.
         metadata: What they are told at 169.254.169.254, and what they asked.
         index: The package index, which machines cannot reach until it is opened.
+        images: What the disks of its images consist of.
     """
 
     path: Path
@@ -48,6 +63,7 @@ class Ec2Box:
     machines: NspawnMachines
     metadata: LinkLocalMetadata
     index: PackageIndex
+    images: Images
     _timers: list[threading.Timer] = field(default_factory=list)
 
     def instances(self, role: str = "", *states: str) -> list[Life]:
@@ -64,6 +80,15 @@ class Ec2Box:
         timer = threading.Timer(notice, self.aws.interrupt, [instance_id])
         self._timers.append(timer)
         timer.start()
+
+    def write_config(self, **keys: Any) -> None:
+        """Set keys of ``aws_ec2`` for every program that begins from now on."""
+        self.config["aws_ec2"] |= keys
+        self.config_file.write_text(yaml.safe_dump(self.config))
+
+    def files(self, instance_id: str) -> Path:
+        """Where the files of a machine that is on are, those in its memory among them."""
+        return Path(f"/proc/{self.machines.node(instance_id).machine.init}/root")
 
     def close(self) -> None:
         """Delete the machines and what they would still be told."""
@@ -95,11 +120,8 @@ def aws(run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedAws]:
 @pytest.fixture
 def index(run: Run) -> Iterator[PackageIndex]:
     """A package index that no machine can reach yet."""
-    served = PackageIndex(run.cache, run.execute)
-    served.listen()
-    yield served
-    served.close()
-    served.refuse()
+    with serving(run) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +140,68 @@ def box(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Ec2Box]:
     """An EC2 in a box; the test fails if a process, a mount or a link of a machine is left."""
+    with boxed(run, own_home, aws, index, monkeypatch) as home:
+        yield home
+
+
+@pytest.fixture(scope="session")
+def trodden(run: Run) -> Trodden:
+    """What dayfly leaves on a VM and in storage, once for all that do not test how it comes."""
+    return trodden_by(run, whole_box)
+
+
+@pytest.fixture
+def warm_box(trodden: Trodden, box: Ec2Box) -> Ec2Box:
+    """A box whose image dayfly has been on: nothing has to be installed from an index."""
+    trodden.lay(box)
+    return box
+
+
+@pytest.fixture(scope="module")
+def module_box(run: Run, trodden: Trodden) -> Iterator[Ec2Box]:
+    """Such a box for all tests of a module; take :func:`shared_box`."""
+    with whole_box(run) as home:
+        trodden.lay(home)
+        yield home
+
+
+@pytest.fixture
+def shared_box(module_box: Ec2Box, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Ec2Box:
+    """The module's box, whose VMs one test finds as the last one left them; a home of its own."""
+    monkeypatch.setenv("DAYFLY_CONFIG_FILE", str(module_box.config_file))
+    return module_box
+
+
+@contextlib.contextmanager
+def whole_box(run: Run) -> Iterator[Ec2Box]:
+    """A box with all that it needs, for longer than a test."""
+    with (
+        tempfile.TemporaryDirectory(prefix="dfly-") as home,
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.contextmanager(account)(patch, network.GATEWAY) as aws,
+        serving(run) as index,
+        boxed(run, Path(home), aws, index, patch) as whole,
+    ):
+        yield whole
+
+
+@contextlib.contextmanager
+def serving(run: Run) -> Iterator[PackageIndex]:
+    """A package index, for so long."""
+    served = PackageIndex(run.cache, run.execute)
+    served.listen()
+    try:
+        yield served
+    finally:
+        served.close()
+        served.refuse()
+
+
+@contextlib.contextmanager
+def boxed(
+    run: Run, path: Path, aws: EmulatedAws, index: PackageIndex, patch: pytest.MonkeyPatch
+) -> Iterator[Ec2Box]:
+    """Machines behind an account, for so long."""
     config: dict[str, dict[str, Any]] = {
         "dayfly": {"backend": "aws_ec2"},
         "aws": {"region": REGION},
@@ -131,26 +215,28 @@ def box(
             "start_timeout": 60,
         },
     }
-    config_file = own_home / "config.yaml"
-    config_file.write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("DAYFLY_CONFIG_FILE", str(config_file))
+    config_file = path / "config.yaml"
+    patch.setenv("DAYFLY_CONFIG_FILE", str(config_file))
     # The emulated EC2 lists what it made at once.
-    monkeypatch.setattr(making, "SETTLE", 0.1)
+    patch.setattr(making, "SETTLE", 0.1)
     known = Images(run, aws)
 
     def zone(instance_id: str) -> str:
         return aws.world.lives[instance_id].pool[1]
 
     with LinkLocalMetadata(region=REGION, account=ACCOUNT, zone=zone, issue=issue_keys) as metadata:
-        consoles = own_home / "consoles"
+        consoles = path / "consoles"
         consoles.mkdir()
         machines = NspawnMachines(run, metadata, aws.endpoint, consoles, known.layers)
         aws.machines = machines
         aws.world.on_image = lambda *told: known.make(machines, *told)
-        home = Ec2Box(own_home, config, config_file, aws, machines, metadata, index)
-        yield home
-        home.close()
-        known.close()
+        home = Ec2Box(path, config, config_file, aws, machines, metadata, index, known)
+        home.write_config()
+        try:
+            yield home
+        finally:
+            home.close()
+            known.close()
     left = leftovers(run)
     assert not left, f"left of the machines: {left}"
 

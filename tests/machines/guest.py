@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aioboto3
@@ -94,6 +96,24 @@ class Guests:
             known_hosts=f"@cert-authority * {self.authority.public}",
             private_key=self.user.private,
         )
+
+    async def launch_own(self, home: Path, *, image: str, stopped: bool = False) -> str:
+        """Launch an instance as a user does who knows nothing of dayfly; returns its id.
+
+        The key that opens it is at ``home / "key"``.
+        """
+        path = home / "key"
+        path.write_text(self.user.private)
+        path.chmod(0o600)
+        told = json.dumps({"ssh_authorized_keys": [self.user.public]})
+        (mine,) = await self.launch(
+            image=image, on_poweroff="stop", user_data=f"#cloud-config\n{told}\n"
+        )
+        if stopped:
+            await self.until(mine, "running")
+            await self.call("stop_instances", InstanceIds=[mine])
+            await self.until(mine, "stopped")
+        return mine
 
     @contextlib.asynccontextmanager
     async def connected(self, instance_id: str) -> AsyncIterator[SshConnection]:

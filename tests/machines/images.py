@@ -25,6 +25,8 @@ RELEASES: Final = {
 BOOKWORM, TRIXIE = RELEASES
 #: Debian's release -> what the names of its images call it.
 NUMBERS: Final = {"bookworm": "12", "trixie": "13"}
+#: The image that dayfly has been on, where a test has one (``trodden.py``).
+TRODDEN: Final = "ami-0d7a0dde000000000"
 
 
 class Images:
@@ -37,10 +39,16 @@ class Images:
 
     def __init__(self, run: Run, aws: EmulatedAws) -> None:
         self._run = run
+        self._aws = aws
         self._made: dict[str, tuple[Path, ...]] = {}
         self._copies: list[threading.Thread] = []
         for image_id, release in RELEASES.items():
             register(aws, image_id, release)
+
+    def add(self, image_id: str, release: str, *more: Path) -> None:
+        """Have the account know one more image of a release: its root with layers over it."""
+        register(self._aws, image_id, release)
+        self._made[image_id] = (stock(self._run, release), *more)
 
     def layers(self, image_id: str) -> Sequence[Path]:
         """The layers of an image, the lowest one first.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -53,6 +55,12 @@ class Machine:
         """Whether any of its processes may be there."""
         return self._watch is not None and self._watch.is_alive()
 
+    @property
+    def init(self) -> int:
+        """The process id, here, of the first process of one that is on."""
+        (pid, *_) = (self._cgroup / "payload/init.scope/cgroup.procs").read_text().split()
+        return int(pid)
+
     def power_on(self) -> None:
         """Boot it."""
         self._killed = False
@@ -68,6 +76,10 @@ class Machine:
         timer = threading.Timer(GRACE, self.pull_plug)
         timer.daemon = True
         timer.start()
+
+    def reboot(self) -> None:
+        """Ask its init to end everything and begin anew."""
+        os.kill(self.init, signal.SIGRTMIN + 5)  # to systemd: reboot
 
     def pull_plug(self) -> None:
         """Kill all of its processes at once."""

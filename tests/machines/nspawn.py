@@ -147,6 +147,10 @@ class NspawnMachines:
         link = self._nodes[instance_id].machine.link
         network.ip("link", "set", link, "down" if out else "up")
 
+    def reboot(self, instance_id: str) -> None:
+        """Boot a machine anew, as EC2's ``RebootInstances`` does."""
+        self._nodes[instance_id].machine.reboot()
+
     def snapshot(self, instance_id: str, layer: Path, *, reboot: bool) -> tuple[Path, ...]:
         """Copy what is on a machine's disk; returns the layers that it consists of then.
 

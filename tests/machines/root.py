@@ -131,7 +131,7 @@ def ensure(recipe: Recipe, cache: Path, execute: Execute = here) -> Path:
     if root.is_dir():
         return root
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "root.lock"):
+    with locked(cache / "root.lock"):
         if not root.is_dir():
             for stale in cache.glob(f"new-{recipe.release}-*"):
                 shutil.rmtree(stale)  # whoever was building it was killed
@@ -190,7 +190,8 @@ def _tail(root: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Wait for all others who want the same."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
