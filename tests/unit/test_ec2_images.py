@@ -10,6 +10,7 @@ import pytest
 from dayfly.cloud.ec2.launch import images, instancetypes
 from dayfly.cloud.ec2.launch.images import find_image
 from dayfly.cloud.ec2.launch.instancetypes import TypeFacts, find_types
+from dayfly.cloud.ec2.launch.releases import python_of
 from dayfly.errors import ApiError, ConfigError
 from tests.aws.emulator import EmulatedAws
 from tests.aws.fixtures import aws
@@ -37,6 +38,7 @@ async def test_the_newest_ubuntu_is_found_by_its_parameter(aws: EmulatedAws) -> 
         image = await find_image(api, "", "x86_64")
         assert api.said == ["get_parameter", "describe_images"]
         assert (image.id, image.architecture) == (ubuntu(), "x86_64")
+        assert python_of(image.name, image.owner, api.region) == "3.10"
         assert (image.root_device, image.min_root) == ("/dev/sda1", 8)
         assert await find_image(api, "", "x86_64") == image
         assert len(api.said) == 2
@@ -45,6 +47,22 @@ async def test_the_newest_ubuntu_is_found_by_its_parameter(aws: EmulatedAws) -> 
         await api.clock.sleep(3600.0)  # by then there may be a newer one
         await find_image(api, "", "x86_64")
         assert len(api.said) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "python"),
+    [
+        ("ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-20250516", CANONICAL, "3.10"),
+        ("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-arm64-server-1", CANONICAL, "3.12"),
+        ("debian-13-amd64-20250520-2118", "136693071363", "3.13"),
+        ("my copy of ubuntu-jammy-22.04 with Python 3.11", "123456789012", ""),
+        ("something else", CANONICAL, ""),
+    ],
+)
+def test_the_python_of_an_image_is_known_by_its_name_and_its_maker(
+    name: str, owner: str, python: str
+) -> None:
+    assert python_of(name, owner, "us-east-1") == python
 
 
 async def test_without_its_parameter_ubuntu_is_found_by_its_maker_and_name(

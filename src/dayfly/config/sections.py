@@ -140,8 +140,8 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     python_mirror: Annotated[
         str,
         Meta(
-            description="URL of builds of Python, for VMs whose image lacks this one: in place of "
-            "uv's own releases, or a list of them (`.json`)."
+            description="URL of builds of Python that this machine reaches, for VMs whose image "
+            "lacks this one: in place of uv's own releases, or a list of builds (`.json`)."
         ),
     ] = ""
     auto_dismantle: Annotated[bool, Meta(description="False: no VM is stopped automatically.")] = (
