@@ -25,10 +25,11 @@ FLOORS = (
      "guest"},
     {"model", "phases"},
     {"environment"},
-    {"errors", "clock", "processes", "outcomes"},
+    {"errors", "clock", "processes", "outcomes", "guarded", "runtimes"},
 )  # fmt: skip
 #: Rooms of one floor that may look into each other, as (from, to).
 DOORS = {
+    ("runtimes", "guarded"),
     ("serialize", "blame"),
     ("serialize", "modules"),
     ("blame", "modules"),

@@ -197,7 +197,8 @@ class EnvironmentFailedError(ProvisionError):
     Args:
         what: See :class:`DayflyError`.
         stage: The step that failed: ``lock``, ``room``, ``python``, ``fetch``, ``install``,
-            ``check``, ``system`` (``extra_apt_packages``); or the last one that is known of.
+            ``check``, ``system`` (``extra_apt_packages``); of a container image ``engine``,
+            ``login``, ``image``, ``container``; or the last one that is known of.
         kind: ``order``, ``busy``, ``disk``, ``permission``, ``interpreter``, ``network``,
             ``file``, ``package``, ``import``, ``deadline``, ``stopped``, ``defect`` or ``broken``.
         package: Which one it happened to; empty: none in particular.

@@ -7,36 +7,20 @@ seconds. Values that cross the wire are msgspec structs.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from dayfly.environment.order import Interpreters
 from dayfly.environment.report import EnvironmentFailure
+from dayfly.guarded import Guarded as Guarded
 from dayfly.outcomes import CallOutcome as CallOutcome
 from dayfly.outcomes import OutcomeKind as OutcomeKind
 from dayfly.outcomes import Try as Try
+from dayfly.runtimes import Registry as Registry
 
 #: A ``builder`` becomes a machine image, and is no part of a cluster.
 Role = Literal["master", "worker", "builder"]
-
-#: Fields that are never printed: in a notebook, tracebacks show every local variable.
-_SECRETS: Final = frozenset(
-    {"user_key", "host_ca_key", "client_secret", "worker_secret", "secret", "private_key",
-     "ssh_password", "user_data", "index"}
-)  # fmt: skip
-
-
-class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A value that keeps its secrets to itself when it is printed."""
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={'***' if value and name in _SECRETS else repr(value)}"
-            for name in self.__struct_fields__
-            for value in [getattr(self, name)]
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class ExecMode(StrEnum):
@@ -113,7 +97,7 @@ class InstanceSpec(Guarded, frozen=True, kw_only=True):
     on_poweroff: Literal["stop", "terminate"]
     user_data: str
     tags: dict[str, str]
-    type_tags: dict[str, dict[str, str]] = {}
+    type_tags: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
     spot: bool = False
     fallback: bool = False
     image: str = ""
@@ -416,7 +400,8 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
     """What a worker's agent reads at its start, from a file that only it can read.
 
     Attributes:
-        runtime: The interpreter that runs the functions.
+        runtime: What runs the functions: a :class:`~dayfly.runtimes.Runtime` as a text.
+        registry: Where it comes from, if it is a container image.
         policy: The VM's own, until the master says otherwise.
         spot: Whether the cloud may take the VM back, and says so before.
         kit: Key of the environment that the agent runs in, which has uv.
@@ -432,6 +417,7 @@ class WorkerConfig(Guarded, frozen=True, kw_only=True):
     storage: StorageConfig
     policy: DismantlePolicy
     spot: bool = False
+    registry: Registry = Registry()
     kit: str = ""
     interpreters: Interpreters = Interpreters()
     log_level: str = "info"

@@ -28,6 +28,9 @@ BEGUN = "functions: installation begun"
 SYSTEM = "functions: packages of the system"
 #: And before those that the client has taken, while the master was on its way.
 AHEAD = "ahead: "
+#: How functions come to run in a container.
+ENGINE, IMAGE = "functions: container engine", "functions: container image"
+CONTAINER = "functions: first container"
 #: What every job does.
 RUNNER, FIRST_CALL, DELIVERY = "runner ready", "first call", "outcome delivered"
 #: The steps of an environment that are worth telling, in words.

@@ -12,6 +12,7 @@ from dayfly.environment.report import read
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.model import Access, DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
 from dayfly.phases import MASTER, Steps, Timeline
+from dayfly.runtimes import Runtime
 from dayfly.shell.base import Connection, Shell, Target
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ async def install_master(
         "master",
         config,
         package,
-        runtime=config.runtime,
+        runtime=Runtime.parse(config.runtime).services,
         mark=f"{config.access.serial} {config.host}:{config.port} {_trace(config)}",
         kit=kit,
         timeout=timeout,
@@ -153,8 +154,9 @@ async def install_worker(
         "worker",
         config,
         package,
-        runtime=config.runtime,
-        mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes}",
+        runtime=Runtime.parse(config.runtime).services,
+        mark=f"{config.instance} {config.master_host}:{config.master_port} {config.processes} "
+        f"{config.runtime}",
         kit=kit,
         login=login,
         arm=arm,

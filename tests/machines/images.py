@@ -27,6 +27,12 @@ BOOKWORM, TRIXIE = RELEASES
 NUMBERS: Final = {"bookworm": "12", "trixie": "13"}
 #: The image that dayfly has been on, where a test has one (``trodden.py``).
 TRODDEN: Final = "ami-0d7a0dde000000000"
+#: Image id -> what is installed on Debian 12 in it: a container engine.
+ENGINES: Final = {
+    "ami-0d0c4e50000000000": ("docker.io", "docker-registry"),
+    "ami-0b0d3a50000000000": ("podman", "crun"),
+}
+DOCKER, PODMAN = ENGINES
 
 
 class Images:
@@ -44,6 +50,8 @@ class Images:
         self._copies: list[threading.Thread] = []
         for image_id, release in RELEASES.items():
             register(aws, image_id, release)
+        for image_id in ENGINES:
+            register(aws, image_id, RELEASES[BOOKWORM])
 
     def add(self, image_id: str, release: str, *more: Path) -> None:
         """Have the account know one more image of a release: its root with layers over it."""
@@ -58,6 +66,8 @@ class Images:
         """
         if image_id in self._made:
             return self._made[image_id]
+        if image_id in ENGINES:
+            return (stock(self._run, RELEASES[BOOKWORM]), engine(self._run, image_id))
         if image_id not in RELEASES:
             raise KeyError(f"{image_id} has no disk in the box; {', '.join(RELEASES)} have")
         return (stock(self._run, RELEASES[image_id]),)
@@ -91,6 +101,12 @@ class Images:
 def stock(run: Run, release: str) -> Path:
     """The root of a release; its first use takes a minute or two."""
     return root.ensure(root.Recipe(release), run.cache, run.execute)
+
+
+def engine(run: Run, image_id: str) -> Path:
+    """The layer of an image with a container engine; its first use takes half a minute."""
+    recipe = root.Recipe(RELEASES[BOOKWORM])
+    return root.ensure_layer(recipe, ENGINES[image_id], run.cache, run.execute)
 
 
 def register(aws: EmulatedAws, image_id: str, release: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.machines import network
@@ -35,11 +35,19 @@ class Machine:
         cgroup: A folder that is not there while it is off.
         console: The file that its console is appended to.
         ended: Called when it has gone off, for whatever reason but a crash.
+        options: What else systemd-nspawn is told.
     """
 
     def __init__(
-        self, name: str, root: Path, cgroup: Path, console: Path, ended: Callable[[], None]
+        self,
+        name: str,
+        root: Path,
+        cgroup: Path,
+        console: Path,
+        ended: Callable[[], None],
+        options: Sequence[str] = (),
     ) -> None:
+        self._options = options
         self.name = name
         self.link = f"vb-{name}"
         self._root = root
@@ -121,6 +129,7 @@ class Machine:
             "--timezone=off",
             "--link-journal=no",
             "--settings=no",
+            *self._options,
         ]
         with self._console.open("ab") as console:
             # By a shell, since a process must enter the cgroup itself before it does anything.

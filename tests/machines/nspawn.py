@@ -68,6 +68,8 @@ class NspawnMachines:
     Attributes:
         files: Put on the disk of each machine that is launched from now on: path -> text.
         disk_size: MiB that machines launched from now on can write; ``None``: no limit.
+        containers: Whether those launched from now on have what a container engine needs: more
+            rights than others, and a part of the disk that is no overlayfs.
     """
 
     run: Run
@@ -77,6 +79,7 @@ class NspawnMachines:
     layers: Callable[[str], Sequence[Path]]
     files: dict[str, str] = field(default_factory=dict)
     disk_size: int | None = None
+    containers: bool = False
     _nodes: dict[str, Node] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -202,10 +205,19 @@ class NspawnMachines:
             self.run.cgroup / name,
             self.consoles / name,
             functools.partial(self._has_ended, birth.id),
+            self._room_for_containers(disk.folder) if self.containers else (),
         )
         self._nodes[birth.id] = Node(birth, address, disk, machine)
         machine.power_on()
         return address
+
+    def _room_for_containers(self, folder: Path) -> list[str]:
+        options = ["--capability=all", "--system-call-filter=add_key keyctl bpf"]
+        for name in ("docker", "containers"):
+            path = folder / "nested" / name
+            path.mkdir(parents=True)
+            options.append(f"--bind={path}:/var/lib/{name}")
+        return options
 
     def _hardware(self, address: str) -> dict[str, str]:
         """What a machine finds out from what it runs on: its address, and which AWS is its own."""

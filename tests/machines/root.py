@@ -12,11 +12,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.machines.box import Execute, here
+from tests.machines.disks import Disk
 
 MIRROR = "http://deb.debian.org/debian"
 #: Debian's own cloud images have these and much that is of no use here; neither has pip.
@@ -88,6 +89,20 @@ rm -rf /var/lib/apt/lists/*
 """
 
 
+#: Run in a root with what is to be a layer over it; nothing that it installs is started there.
+LAYER_SCRIPT = """set -eu
+export DEBIAN_FRONTEND=noninteractive
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+chmod +x /usr/sbin/policy-rc.d
+apt-get -q update
+apt-get -qy --no-install-recommends install {packages}
+rm /usr/sbin/policy-rc.d
+systemctl disable docker-registry.service 2>/dev/null || true
+apt-get clean
+rm -rf /var/lib/apt/lists/*
+"""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a root is made of.
@@ -143,6 +158,48 @@ def ensure(recipe: Recipe, cache: Path, execute: Execute = here) -> Path:
             finally:
                 shutil.rmtree(new, ignore_errors=True)
     return root
+
+
+def ensure_layer(
+    recipe: Recipe, packages: Sequence[str], cache: Path, execute: Execute = here
+) -> Path:
+    """What more packages put on a root, as a layer over it; built unless it is there.
+
+    Args:
+        recipe: Of the root.
+        packages: Debian's names.
+        cache: Where it is kept.
+        execute: Runs a command where it reaches the mirror.
+
+    Raises:
+        RuntimeError: It could not be built; the end of the output is in the message.
+    """
+    told = hashlib.sha256(repr((recipe.digest, packages, LAYER_SCRIPT)).encode())
+    layer = cache / f"layer-{packages[0]}-{told.hexdigest()[:12]}"
+    if layer.is_dir():
+        return layer
+    lower = ensure(recipe, cache, execute)
+    with locked(cache / f"layer-{packages[0]}.lock"):
+        if not layer.is_dir():
+            for stale in cache.glob(f"new-layer-{packages[0]}-*"):
+                shutil.rmtree(stale)
+            new = Path(tempfile.mkdtemp(prefix=f"new-layer-{packages[0]}-", dir=cache))
+            disk = Disk(new / "disk", [lower])
+            try:
+                disk.mount()
+                for name in ("etc/resolv.conf", "etc/hosts"):
+                    disk.write(name, (Path("/") / name).read_text())
+                script = LAYER_SCRIPT.format(packages=" ".join(packages))
+                _run(["chroot", str(disk.root), "sh", "-c", script], execute)
+                for name in ("etc/resolv.conf", "etc/hosts"):
+                    disk.write(name, FILES[name])
+                disk.unmount()
+                disk.copy(new / "layer")
+                (new / "layer").rename(layer)
+            finally:
+                disk.delete()
+                shutil.rmtree(new, ignore_errors=True)
+    return layer
 
 
 def _build(recipe: Recipe, root: Path, execute: Execute) -> None:

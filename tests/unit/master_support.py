@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from dayfly.model import (
     LogLine,
     MasterConfig,
     OutcomeKind,
+    Registry,
     StorageConfig,
     Tag,
 )
@@ -92,6 +93,7 @@ class FakeInstaller:
 
     def __init__(self) -> None:
         self.installed: list[str] = []
+        self.registries: dict[str, Registry] = {}
         self.powered_off: list[str] = []
         self.failures: dict[str, DayflyError] = {}
         self.hangs: set[str] = set()
@@ -115,6 +117,9 @@ class FakeInstaller:
         reached()
         self.installed.append(instance.id)
         self.on_install(instance)
+
+    def entrust(self, instances: Iterable[Instance], registry: Registry) -> None:
+        self.registries |= {instance.id: registry for instance in instances}
 
     async def power_off(self, instance: Instance, *, deadline: float) -> None:
         if instance.id in self.failures:

@@ -244,6 +244,8 @@ async def test_calls_that_wait_are_handed_back_and_those_revoked_are_cancelled()
 class Doomed:
     """Environments that cannot be had here, and how often that was tried."""
 
+    told = ""
+
     def __init__(self) -> None:
         self.tries: list[tuple[str, list[str]]] = []
 
@@ -251,6 +253,9 @@ class Doomed:
         return None if key or system else ""
 
     def stocked(self, key: str) -> None:
+        pass
+
+    async def begin(self) -> None:
         pass
 
     async def bring(self, key: str, system: Sequence[str] = ()) -> str:

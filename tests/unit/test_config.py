@@ -12,6 +12,7 @@ import pytest
 from dayfly.config import Config, load
 from dayfly.errors import ConfigError
 from dayfly.model import DismantlePolicy, ExecMode, StorageConfig
+from dayfly.runtimes import Runtime
 
 EC2 = {
     "dayfly": {"backend": "aws_ec2"},
@@ -409,8 +410,8 @@ def test_timers_that_are_off_are_warned_of() -> None:
 
 
 def test_packages_that_nobody_installs_yet_are_told() -> None:
-    (warning,) = load(EC2, extra_apt_packages=["gdal-bin"], use_gpu=True).warnings
-    assert warning.startswith("[aws_ec2] use_gpu: this version does not heed it")
+    (warning,) = load(EC2, use_gpu=True).warnings
+    assert warning.startswith("[aws_ec2] use_gpu: without meaning with runtime: python3")
     (warning,) = load(EC2, extra_python_packages=["numpy"], environment="none").warnings
     assert "extra_python_packages: without meaning with environment: none" in warning
 
@@ -427,3 +428,50 @@ def test_names_versions_and_architectures_of_packages_are_taken() -> None:
     names = ["g++", "libc6:amd64", "gdal-bin=3.6.2+dfsg-1+b2", "vim=2:9.0.1378-2", "0ad"]
     config = load(EC2, extra_apt_packages=[*names, "g++"])
     assert config.compute.system_packages == tuple(names)
+
+
+IMAGE = "registry.example.com/team/tools:1"
+
+
+def test_a_container_image_is_told_from_an_interpreter_by_its_name() -> None:
+    for interpreter in ("python3", "python3.12", "pypy3.11", "python3.13t", "/opt/x:1/python"):
+        assert load(EC2, runtime=interpreter).compute.interpreter == interpreter
+    digest = "sha256:" + "0" * 64
+    images = {
+        IMAGE: IMAGE,
+        "python:3.12-slim": "docker.io/library/python:3.12-slim",
+        "team/tools": "docker.io/team/tools",
+        f"tools@{digest}": f"docker.io/library/tools@{digest}",
+        "localhost:5000/tools": "localhost:5000/tools",
+    }
+    for given, full in images.items():
+        compute = load(EC2, runtime=given).compute
+        assert (compute.interpreter, compute.packages) == (full, "none")
+    for wrong in ("tools", "Team/Tools:1", "tools:", "tools:1:2", "tools@sha256:1"):
+        with pytest.raises(ConfigError, match="runtime"):
+            load(EC2, runtime=wrong)
+    with pytest.raises(ConfigError, match="container images need backend: aws_ec2"):
+        load(runtime=IMAGE)
+
+
+def test_an_image_without_a_registry_is_in_the_given_one() -> None:
+    keys: dict[str, Any] = {"docker_server": "https://registry.example.com/", "use_gpu": True}
+    compute = load(EC2, runtime="team/tools:1", **keys).compute
+    assert compute.interpreter == f"{IMAGE} +gpu"
+    assert Runtime.parse(compute.interpreter) == Runtime(IMAGE, gpu=True)
+
+
+def test_what_contradicts_a_container_image_is_refused_and_what_needs_one_is_told() -> None:
+    with pytest.raises(ConfigError, match="'auto' is not allowed with a container image"):
+        load(EC2, runtime=IMAGE, environment="auto")
+    login: dict[str, Any] = {"docker_user": "me", "docker_password": "hush"}
+    with pytest.raises(ConfigError, match=r"set docker_server: registry\.example\.com"):
+        load(EC2, runtime=IMAGE, **login)
+    with pytest.raises(ConfigError, match="docker_password: is missing"):
+        load(EC2, docker_user="me")
+    config = load(EC2, runtime=IMAGE, docker_server="registry.example.com", **login)
+    assert config.warnings == ()
+    assert "hush" not in repr(config)
+    assert "hush" not in repr(config.aws_ec2.registry)
+    (warning,) = load(EC2, use_gpu=True, **login).warnings
+    assert warning.startswith("[aws_ec2] use_gpu, docker_user: without meaning with runtime")

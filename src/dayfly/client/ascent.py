@@ -8,6 +8,7 @@ is the worker too.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,21 +24,26 @@ from dayfly.client.outfit import Outfitter
 from dayfly.client.picking import Picker
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
+from dayfly.config.sections import Ec2Section
 from dayfly.model import (
     UP,
     Access,
     ExecMode,
     Instance,
     InstanceState,
+    JobSpec,
     JobState,
     MasterConfig,
+    Registry,
     Tag,
     WorkerConfig,
 )
 from dayfly.parts import Parts
 from dayfly.phases import BOOT, CLIENT, MASTER, PLAN, SSH
 from dayfly.processes import name_of
+from dayfly.runtimes import Runtime
 from dayfly.shell.base import Connection, Target
+from dayfly.wire import messages as m
 from dayfly.wire.client import MasterDoor
 
 #: Seconds after which the VM's state is looked at again while SSH is awaited.
@@ -211,6 +217,27 @@ class Ascender:
         lines = [_read_known_hosts(), *(f"{instance.address} {line}" for line in printed)]
         return "\n".join(lines) + "\n"
 
+    def adoption(self, instances: list[Instance], spec: JobSpec) -> m.Adopt:
+        """Hands workers to the master, with all that it must know of them."""
+        job = spec.id if spec.mode is ExecMode.CREATE else ""
+        return m.Adopt(instances=instances, policy=spec.policy, job=job, registry=self.registry)
+
+    @property
+    def registry(self) -> Registry | None:
+        """Where workers have container images from; ``None``: they need none."""
+        compute = self._parts.config.compute
+        return compute.registry if isinstance(compute, Ec2Section) else None
+
+    @property
+    def runtime(self) -> str:
+        """What workers must be for: for others' credentials an image may be another one."""
+        runtime = Runtime.parse(self._parts.config.compute.interpreter)
+        if runtime.image and self.registry and self.registry.user:
+            said, key = msgspec.json.encode(self.registry), self.access.client_secret
+            login = hmac.new(key.encode(), said, "sha256").hexdigest()[:8]
+            runtime = msgspec.structs.replace(runtime, login=login)
+        return str(runtime)
+
     async def _printed_keys(self, instance: Instance) -> list[str]:
         """The host keys that cloud-init printed at the last boot; none while it has not."""
         console = await self._parts.cloud.console(instance.id)
@@ -295,7 +322,8 @@ class Ascender:
                 master_port=instance.service_port,
                 secret=self.access.worker_secret,
                 processes=processes,
-                runtime=compute.interpreter,
+                runtime=self.runtime,
+                registry=self.registry or Registry(),
                 storage=storage,
                 policy=policy,
                 kit=kit.key if kit else "",

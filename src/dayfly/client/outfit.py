@@ -188,7 +188,7 @@ class Outfitter:
         Raises:
             EnvironmentSyncError: They cannot be found out.
         """
-        if self._parts.config.compute.environment in {"image", "none"}:
+        if self._parts.config.compute.packages in {"image", "none"}:
             return Packages()
         ground = await self._ground(instance_type)
         if anew:

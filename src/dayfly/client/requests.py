@@ -56,7 +56,7 @@ def job_spec(
         retries=options.retries,
         chunksize=options.chunksize,
         environment=dict(options.environment),
-        packages="" if compute.environment in {"image", "none"} else compute.environment,
+        packages="" if compute.packages in {"image", "none"} else compute.packages,
         system=list(compute.system_packages),
         reserved=function.reserved,
         client=by,

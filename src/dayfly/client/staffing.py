@@ -94,7 +94,7 @@ class Staffing:
             instance_types=instance_types,
             processes=preferred,
             kind=kind_of(processes),
-            runtime=compute.interpreter,
+            runtime=self._ascender.runtime,
             wanted=wanted(calls, preferred, most),
         )
         packages, told = await self._ascender.outfitter.admit(
@@ -227,7 +227,7 @@ class Staffing:
         if not strays or channel.ended:
             return listed
         log.info("the master is handed %d workers that it does not know", len(strays))
-        adopt = m.Adopt(instances=strays, policy=supply.spec.policy)
+        adopt = self._ascender.adoption(strays, supply.spec)
         await self._host.tell(channel, adopt, remember=True)
         return await self._rows()
 
@@ -313,8 +313,7 @@ class Staffing:
             if channel.ended:
                 await self._dismiss(channel)
                 return
-        job = spec.id if spec.mode is ExecMode.CREATE else ""
-        adopt = m.Adopt(instances=instances, policy=spec.policy, job=job)
+        adopt = self._ascender.adoption(instances, spec)
         try:
             await self._host.tell(channel, adopt, remember=True)
         except errors.DayflyError:

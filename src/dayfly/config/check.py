@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from dayfly import runtimes
 from dayfly.config.keys import SECTIONS, Key, keys_of, plain
 from dayfly.config.reading import Document, Given, Problem
 from dayfly.config.sections import ComputeSection, Config, Ec2Section
@@ -24,6 +25,7 @@ from dayfly.config.shapes import (
 )
 from dayfly.environment.system import unusable
 from dayfly.model import ExecMode
+from dayfly.runtimes import Runtime
 
 #: Characters of a password; the passwords of Linux accounts end at 511 bytes (crypt(3)).
 LONGEST_PASSWORD = 127
@@ -124,7 +126,9 @@ def check_rules(config: Config, document: Document, wrong: Iterable[Problem]) ->
         return []
     found = [*_aws_rules(config), *_compute_rules(backend, config.compute)]
     if backend == "aws_ec2":
-        found += _ec2_rules(config)
+        found += [*_ec2_rules(config), *_image_rules(config.aws_ec2, document)]
+    elif runtimes.names_image(config.localhost.runtime):
+        found.append(_problem(backend, "runtime", "container images need backend: aws_ec2"))
     return [
         msgspec.structs.replace(problem, where=_where(document, problem))
         for problem in found
@@ -169,6 +173,8 @@ def _compute_rules(section: str, compute: ComputeSection) -> Iterator[Problem]:
         )
     for wrong in check_tags(compute.tags):
         yield _problem(section, "tags", wrong)
+    if wrong := runtimes.wrong(compute.runtime):
+        yield _problem(section, "runtime", wrong)
 
 
 def _aws_rules(config: Config) -> Iterator[Problem]:
@@ -249,6 +255,33 @@ def _shape_rules(ec2: Ec2Section) -> Iterator[Problem]:
     types = ec2.worker_instance_types
     for name in sorted({name for name in types if types.count(name) > 1}):
         yield _problem("aws_ec2", "worker_instance_type", f"{name} is given twice")
+
+
+def _image_rules(ec2: Ec2Section, document: Document) -> Iterator[Problem]:
+    """What a container image must not be together with."""
+    if bool(ec2.docker_user) != bool(ec2.docker_password):
+        lone = "docker_password" if ec2.docker_user else "docker_user"
+        yield _problem("aws_ec2", lone, "is missing: docker_user and docker_password come in pairs")
+    image = Runtime.parse(ec2.interpreter).image
+    if not image:
+        return
+    given = document.sections.get("aws_ec2", {}).get("environment")
+    if given is not None and given.value not in {"none", "image"}:
+        yield _problem(
+            "aws_ec2",
+            "environment",
+            f"{given.value!r} is not allowed with a container image, which brings the packages "
+            "itself; put them into the image, and leave this key out",
+        )
+    server = runtimes.server_name(ec2.docker_server)
+    if ec2.docker_user and (registry := runtimes.registry_of(image)) != server:
+        yield _problem(
+            "aws_ec2",
+            "docker_server",
+            f"the image {image} is in the registry {registry}, but docker_user is one of {server}; "
+            f"set docker_server: {registry}, or leave docker_user out",
+            "docker_user",
+        )
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from dayfly.config.sections import (
 )
 from dayfly.errors import ConfigError
 from dayfly.model import ExecMode
+from dayfly.runtimes import names_image
 
 #: Keywords that belong to the section ``dayfly``; every other one is a key of the backend.
 _GENERAL: Final = ("backend", "storage", "log_level")
@@ -129,13 +130,17 @@ def _unheeded(config: Config) -> list[str]:
     if config.dayfly.backend != "aws_ec2":
         return []
     told = []
-    given = [n for n in ("use_gpu", "docker_user") if getattr(ec2, n)]
-    if given:
-        text = "this version does not heed it"
-        told.append(f"[aws_ec2] {', '.join(given)}: {text}")
-    if ec2.extra_python_packages and ec2.environment != "auto":
-        text = f"without meaning with environment: {ec2.environment}"
-        told.append(f"[aws_ec2] extra_python_packages: {text}")
+    images_only = [name for name in ("use_gpu", "docker_user") if getattr(ec2, name)]
+    if images_only and not names_image(ec2.runtime):
+        text = f"without meaning with runtime: {ec2.runtime}, which is no container image"
+        told.append(f"[aws_ec2] {', '.join(images_only)}: {text}")
+    if ec2.extra_python_packages and ec2.packages != "auto":
+        image = names_image(ec2.runtime)
+        text = "a container image" if image else f"environment: {ec2.environment}"
+        told.append(f"[aws_ec2] extra_python_packages: without meaning with {text}")
+    if ec2.extra_apt_packages and names_image(ec2.runtime):
+        text = "without meaning with a container image, which brings its own"
+        told.append(f"[aws_ec2] extra_apt_packages: {text}")
     return told
 
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from dayfly.model import DismantlePolicy, ExecMode, StorageConfig
+from dayfly.model import DismantlePolicy, ExecMode, Registry, StorageConfig
+from dayfly.runtimes import HUB, Runtime, full_name, names_image, server_name
 
 BackendName: TypeAlias = Literal["aws_ec2", "localhost"]
 StorageName: TypeAlias = Literal["aws_s3", "localhost"]
@@ -116,7 +117,8 @@ class ComputeSection(Section, frozen=True, kw_only=True):
     runtime: Annotated[
         str,
         Meta(
-            description="Interpreter on the VM, or a container image name.",
+            description="Interpreter on the VM (a path, or a name like `python3`), or a container "
+            "image: `registry/name:tag`, `name:tag`, `name@sha256:...`.",
             min_length=1,
         ),
     ] = "python3"
@@ -216,13 +218,18 @@ class ComputeSection(Section, frozen=True, kw_only=True):
 
     @property
     def interpreter(self) -> str:
-        """The command that runs Python on the VM."""
+        """The command that runs Python on the VM, or a container image."""
         return self.runtime
 
     @property
     def system_packages(self) -> tuple[str, ...]:
         """What apt-get is to install on workers; nothing where they share this machine's."""
         return ()
+
+    @property
+    def packages(self) -> str:
+        """``environment``, for the functions: a container image has its own."""
+        return "none" if names_image(self.runtime) else self.environment
 
 
 class Ec2Section(ComputeSection, frozen=True, kw_only=True):
@@ -234,7 +241,7 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
             description="The functions' packages. auto: those of this program's own Python, in "
             "their exact versions. none: the VM's `runtime` as it is. image: likewise, and it has "
             "what dayfly itself needs too, so that nothing is installed. Else a file: "
-            "`requirements.txt` or `pylock.toml`.",
+            "`requirements.txt` or `pylock.toml`. With a container image its own, always.",
             min_length=1,
         ),
     ] = "auto"
@@ -303,18 +310,41 @@ class Ec2Section(ComputeSection, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Python packages to install on every worker.")
     ] = ()
     use_gpu: Annotated[
-        bool, Meta(description="Give GPUs to the functions in a container image.")
+        bool, Meta(description="Give the VM's GPUs to the functions in a container image.")
     ] = False
     docker_server: Annotated[
-        str, Meta(description="Registry of the container image.", min_length=1)
-    ] = "docker.io"
+        str,
+        Meta(
+            description="Registry of the container image, where its name has none, and of "
+            "`docker_user`.",
+            min_length=1,
+        ),
+    ] = HUB
     docker_user: Annotated[str, Meta(description="User at `docker_server`.")] = ""
     docker_password: Annotated[str, Meta(description="Password at `docker_server`.")] = ""
 
     @property
     def system_packages(self) -> tuple[str, ...]:
-        """What apt-get is to install on workers."""
+        """What apt-get is to install on workers; a container image has its own."""
+        if names_image(self.runtime):
+            return ()
         return tuple(dict.fromkeys(self.extra_apt_packages))
+
+    @property
+    def interpreter(self) -> str:
+        """The command that runs Python on the VM, or a container image by its full name."""
+        if not names_image(self.runtime):
+            return self.runtime
+        return str(Runtime(full_name(self.runtime, self.docker_server), self.use_gpu))
+
+    @property
+    def registry(self) -> Registry:
+        """Where a container image comes from."""
+        return Registry(
+            server=server_name(self.docker_server),
+            user=self.docker_user,
+            password=self.docker_password,
+        )
 
 
 class LocalhostSection(ComputeSection, frozen=True, kw_only=True):

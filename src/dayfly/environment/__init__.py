@@ -11,6 +11,6 @@ The road of an environment::
     program    the kit as one file
 
 ``pythons`` has the Python itself, where the VMs' image lacks it. ``requirements`` goes in place of
-``capture``: the user's own file. ``indexes``, ``uv``, ``refusals`` and ``wheels`` serve these: where
-packages are looked for, the child process, which pins it cannot do, and the choice among wheels.
+``capture``: the user's own file. ``indexes``, ``uv``, ``refusals`` and ``wheels`` serve these:
+where packages are looked for, the child process, which pins it cannot do, the choice of wheels.
 """

@@ -156,6 +156,8 @@ def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
                 hub.books.journal.items_end(message.job, message.total)
                 hub.handle(e.ItemsEnded(job=message.job, total=message.total))
         case m.Adopt():
+            if message.registry is not None:
+                hub.installer.entrust(message.instances, message.registry)
             for instance in message.instances:
                 kept = KeptInstance(instance=instance, policy=message.policy, job=message.job)
                 hub.fleet.adopt(kept)

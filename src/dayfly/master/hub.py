@@ -80,6 +80,7 @@ class Hub:
         self.config = config
         self.journal_name = journal_name or config.instance.id
         self.clock = clock
+        self.installer = installer
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._scheduler = Scheduler(start_timeout=config.start_timeout, client_grace=client_grace)
         self.home = Home(

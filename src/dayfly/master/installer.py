@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from dayfly.clock import Clock, Entropy
 from dayfly.environment.order import Order
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.master.member import processes_of
-from dayfly.model import DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
+from dayfly.model import DismantlePolicy, Instance, MasterConfig, Registry, Tag, WorkerConfig
 from dayfly.phases import BOOT, PLAN, Timeline
 from dayfly.shell.base import Shell
 from dayfly.stock import Stock
@@ -47,6 +47,10 @@ class Installer(Protocol):
             ShellError: It could not be reached.
             ProvisionError: It was, but its agent does not start.
         """
+        ...
+
+    def entrust(self, instances: Iterable[Instance], registry: Registry) -> None:
+        """Where these instances will have container images from; it is kept in memory only."""
         ...
 
     async def power_off(self, instance: Instance, *, deadline: float) -> None:
@@ -90,6 +94,10 @@ class SshInstaller:
         self._package = package
         self._clock = clock
         self._entropy = entropy
+        self._registries: dict[str, Registry] = {}
+
+    def entrust(self, instances: Iterable[Instance], registry: Registry) -> None:  # noqa: D102
+        self._registries.update({instance.id: registry for instance in instances})
 
     async def install(  # noqa: D102
         self,
@@ -177,6 +185,7 @@ class SshInstaller:
             storage=config.storage,
             policy=policy,
             spot=instance.spot,
+            registry=self._registries.get(instance.id, Registry()),
             kit=config.kit,
             interpreters=config.interpreters,
             log_level=config.log_level,

@@ -19,6 +19,7 @@ from dayfly.model import (
     JobSpec,
     JobState,
     LogLine,
+    Registry,
     WorkerRow,
 )
 from dayfly.wire.frame import Message as Message
@@ -137,11 +138,13 @@ class Adopt(Message, frozen=True):
 
     Attributes:
         job: The job that they were made for, in ``create`` mode; else empty.
+        registry: Where those that run container images have them from.
     """
 
     instances: list[Instance]
     policy: DismantlePolicy
     job: str = ""
+    registry: Registry | None = None
 
 
 class Ended(Message, frozen=True):

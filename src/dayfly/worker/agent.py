@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 
 import msgspec
@@ -24,10 +23,10 @@ from dayfly.wire import link
 from dayfly.wire import messages as m
 from dayfly.wire.frame import spans_of
 from dayfly.worker import errands
-from dayfly.worker.environments import Environments, KitEnvironments
+from dayfly.worker.environments import Environments, KitEnvironments, begin
 from dayfly.worker.failed import cancelled, failed
 from dayfly.worker.intake import Intake, Intakes
-from dayfly.worker.materials import Materials
+from dayfly.worker.materials import MODULES, Materials
 from dayfly.worker.notices import Interruptions, interruptions
 from dayfly.worker.opening import Openings
 from dayfly.worker.outbox import Outbox
@@ -44,8 +43,6 @@ FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 0.1, 2.0, 30.0
 BACKLOG = 64 * 1024 * 1024
 #: Large outcomes that are put to storage at once.
 UPLOADS = 8
-#: Variables of the agent's service that are none of the user's functions' business.
-PRIVATE = frozenset({"PYTHONPATH", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"})
 #: More calls than there are.
 ALL = 1 << 62
 
@@ -64,6 +61,7 @@ class Agent:
         modules: Where local modules are unpacked.
         notices: Where a spot instance learns that it is taken back.
         environments: Where functions find their packages.
+        timeline: Where it is told what took how long.
     """
 
     def __init__(
@@ -79,29 +77,24 @@ class Agent:
         modules: Path | None = None,
         notices: Interruptions | None = None,
         environments: Environments | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._name = config, config.instance
         self._storage = storage
         self._clock = clock
         self._entropy = entropy
         self._incarnation = entropy.hex(16)
-        command = Command(
-            interpreter=config.runtime,
-            environment={name: value for name, value in os.environ.items() if name not in PRIVATE},
-            directory=str(Path.home()),
-            log_level=config.log_level,
-        )
         self._pool = Pool(
             self,
-            command,
+            Command.here(config.runtime, config.log_level),
             processes=config.processes,
-            worker=config.instance,
+            worker=self._name,
             clock=clock,
             runner=runner,
         )
-        self._timeline = Timeline(clock)
+        self._timeline = timeline or Timeline(clock)
         self._fresh: dict[str, float] = {}  # jobs of which no call has ended yet, since when
-        self._materials = Materials(storage, modules or guest.path("/var/lib/dayfly/modules"))
+        self._materials = Materials(storage, modules or guest.path(MODULES))
         self._environments = environments or KitEnvironments(
             storage, config.instance, config.interpreters, self._timeline
         )
@@ -124,11 +117,10 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        self._pool.start()
         self._vm.ready()
-        log.info("%s: %d runners started", self._config.instance, self._config.processes)
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(begin(self._environments, self._start_runners))
                 if self._notices is not None:
                     self._tasks.create_task(self._heed(self._notices))
                 await self._stay_in_touch()
@@ -137,6 +129,10 @@ class Agent:
                 self._timer.cancel()
             self._vm.close()
             await self._pool.aclose()
+
+    def _start_runners(self) -> None:
+        self._pool.start()
+        log.info("%s: %d runners started", self._name, self._config.processes)
 
     # -- the conversation with the master --
 
@@ -341,7 +337,10 @@ class Agent:
 
     def _open(self, job: PoolJob) -> None:
         if job.id in self._briefs and not self._pool.knows(job.id):  # else forgotten meanwhile
+            if told := self._environments.told:
+                self.line(LogLine(job.id, -1, "stderr", self._clock.now(), told, self._name))
             self._fresh[job.id] = self._clock.monotonic()
+            self._pool.start()
             self._pool.open(job)
 
     def _revoke(self, revoke: m.Revoke) -> None:

@@ -18,7 +18,7 @@ from dayfly import guest
 from dayfly.environment import kit, system
 from dayfly.environment.order import Interpreters, Order
 from dayfly.environment.report import read
-from dayfly.errors import EnvironmentFailedError
+from dayfly.errors import DayflyError, EnvironmentFailedError
 from dayfly.phases import OWN, STOCKED, SYSTEM, Steps, Timeline
 from dayfly.stock import Stock
 from dayfly.storage.base import Storage
@@ -47,6 +47,19 @@ class Environments(Protocol):
         """Storage has the files of an environment."""
         ...
 
+    @property
+    def told(self) -> str:
+        """What functions run in, in words, for the logs of their jobs; empty: nothing to tell."""
+        ...
+
+    async def begin(self) -> None:
+        """Do what can be done before there is a job.
+
+        Raises:
+            EnvironmentFailedError: It cannot; :meth:`bring` tries again.
+        """
+        ...
+
     async def bring(self, key: str, system: Sequence[str] = ()) -> str:
         """The interpreter of an environment, which is installed at the first need.
 
@@ -55,6 +68,16 @@ class Environments(Protocol):
             StorageError: Storage cannot be asked for it.
         """
         ...
+
+
+async def begin(environments: Environments, start_runners: Callable[[], None]) -> None:
+    """Start the runners, once there is what they run in."""
+    try:
+        await environments.begin()
+    except DayflyError as error:  # whoever sends calls is told too
+        log.warning("%s", error)
+    else:
+        start_runners()
 
 
 class KitEnvironments:
@@ -79,9 +102,15 @@ class KitEnvironments:
         self._bringing: dict[str, asyncio.Lock] = {}
         self._stocked: dict[str, asyncio.Event] = {}
 
+    #: See :class:`Environments`.
+    told = ""
+
     def known(self, key: str, system: Sequence[str] = ()) -> str | None:
         """See :class:`Environments`."""
         return self._known.get(key) if self._system.issuperset(system) else None
+
+    async def begin(self) -> None:
+        """See :class:`Environments`."""
 
     def stocked(self, key: str) -> None:
         """See :class:`Environments`."""

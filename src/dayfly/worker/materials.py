@@ -15,6 +15,8 @@ from dayfly import errors
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
 
+#: Where local modules are unpacked.
+MODULES = "/var/lib/dayfly/modules"
 #: Bytes of chunks that are kept for further spans of the same chunks.
 CACHE = 128 * 1024 * 1024
 

@@ -30,6 +30,7 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
         peak: The most memory that it held, in bytes.
         memory: The machine's memory in bytes; 0 where unknown.
         oom_kills: Processes that the kernel killed for lack of memory in its lifetime.
+        cause: Why it could not be started, in words; empty: it was.
         mute: Whether we had to kill it, because it had closed its way to us.
         last_words: What it last wrote to file descriptor 2.
     """
@@ -38,13 +39,16 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
     peak: int = 0
     memory: int = 0
     oom_kills: int = 0
+    cause: str = ""
     mute: bool = False
     last_words: str = ""
 
 
 def describe(death: Death) -> str:
     """How the process died: one sentence, then its last words."""
-    if death.mute:
+    if death.cause:
+        text = death.cause
+    elif death.mute:
         text = "its process closed the file descriptors by which dayfly runs it"
     elif death.status >= 0:
         text = (

@@ -399,8 +399,7 @@ class Pool:
         self._failed_starts += 1
         if self._failed_starts >= STARTS and not self._runners:
             self._broken = (
-                f"no runner process can be started on {self._worker} with the interpreter "
-                f"{interpreter!r}: {reason}"
+                f"no runner process can be started on {self._worker} with {interpreter!r}: {reason}"
             )
             self._owner.trouble(self._broken)
 

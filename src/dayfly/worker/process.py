@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 import select
-import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -138,18 +136,24 @@ class RunnerProcess:
         id: The pool's number for it.
         command: How to start it.
         listener: Who is told what it does.
+        embody: What makes what it runs in.
 
     Raises:
         OSError: The interpreter cannot be started.
     """
 
-    def __init__(self, id: int, command: spawn.Command, listener: Listener) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: int,  # noqa: A002
+        command: spawn.Command,
+        listener: Listener,
+        embody: spawn.Embody = spawn.Child,
+    ) -> None:
         self.id = id
         #: Once it has died: the calls that it had not started.
         self.unstarted: list[int] = []
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._mark = f"{os.getpid()}.{id}"
         self._oom_kills = obituary.oom_kills()
         self._buffer = bytearray()
         self._unsent: deque[memoryview] = deque()
@@ -157,13 +161,10 @@ class RunnerProcess:
         self._reading = True
         self._cut: asyncio.TimerHandle | None = None
         self._mute = False
-        self._process, self._channel, self._tickets, self._tickets_far = spawn.start(
-            command, self._mark
-        )
-        self.pid = self._process.pid
-        assert self._process.stdout is not None  # noqa: S101  we asked for pipes
-        assert self._process.stderr is not None  # noqa: S101
-        self._pipes = {1: self._process.stdout.fileno(), 2: self._process.stderr.fileno()}
+        self._body = embody(command, f"{os.getpid()}.{id}")
+        self.pid = self._body.pid
+        self._channel, self._tickets, self._tickets_far = self._body.ends
+        self._pipes = self._body.pipes
         self._rests = {1: b"", 2: b""}
         self._poll = select.poll()
         for pipe in self._pipes.values():
@@ -171,7 +172,7 @@ class RunnerProcess:
             self._poll.register(pipe, select.POLLIN)
             self._loop.add_reader(pipe, self._read_pipes)
         self._loop.add_reader(self._channel, self._on_readable)
-        self._end = spawn.watch(self._process, self._loop, self._on_exit)
+        self._end = self._body.watch(self._on_exit)
 
     # -- to the runner --
 
@@ -208,8 +209,7 @@ class RunnerProcess:
 
     def kill(self) -> None:
         """End it and what it has started, at once; ``died`` follows."""
-        with contextlib.suppress(ProcessLookupError):  # it is gone already
-            os.killpg(self.pid, signal.SIGKILL)
+        self._body.kill()
 
     def hold(self) -> None:
         """Read no more from it, for a while: it waits as soon as the buffers are full."""
@@ -292,7 +292,7 @@ class RunnerProcess:
         return True
 
     def _cut_off(self) -> None:
-        self._mute = True
+        self._mute = not self._body.over
         self.kill()
 
     def _tell(self, kind: int, start: int, stop: int) -> None:
@@ -349,16 +349,14 @@ class RunnerProcess:
         self.drain()
         self._read_pipes()
         self._end_lines()
-        self.kill()  # what it started; its own number is not free before it is waited for
-        _, status, usage = os.wait4(self.pid, 0)
-        spawn.kill_marked(self._mark)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
+        remains = self._body.bury()
         self._close()
         self._listener.died(
             self,
             obituary.Death(
-                status=self._process.returncode,
-                peak=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+                status=remains.status,
+                peak=remains.peak,
+                cause=remains.cause,
                 memory=obituary.machine_memory(),
                 oom_kills=obituary.oom_kills() - self._oom_kills,
                 mute=self._mute,
@@ -374,8 +372,4 @@ class RunnerProcess:
         for source in (self._channel.fileno(), *self._pipes.values()):
             self._loop.remove_reader(source)
         self._loop.remove_writer(self._channel)
-        for end in (self._channel, self._tickets, self._tickets_far):
-            end.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        self._body.close()

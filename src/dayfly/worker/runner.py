@@ -15,7 +15,7 @@ Two inherited sockets join it to the agent:
 """
 
 # os.path is there already; pathlib would cost every start of a runner 5 ms.
-# ruff: noqa: PTH100, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH101, PTH105, PTH108, PTH110, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ LINE = struct.Struct("<QBd")  # number of the call (0: none yet), 1 stdout or 2 
 #: The kinds of outcome that a runner tells of, as in dayfly.model.OutcomeKind.
 VALUE, RAISED, UNPICKLABLE = 0, 2, 6
 
+#: Of a runner in a container: variables that name the image, and a folder that both see.
+IMAGE, EXCHANGE = "DAYFLY_IMAGE", "DAYFLY_EXCHANGE"
 #: Exit status of a runner whose agent is gone.
 ORPHANED = 70
 
@@ -186,8 +188,9 @@ class LineStream(io.RawIOBase):
 class Storage:
     """The cluster's storage, as the reserved parameter ``storage`` of a function."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, exchange: str) -> None:
         self._ask = runner.ask
+        self._exchange = exchange
 
     def put_object(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """Store an object, whole or not at all."""
@@ -214,11 +217,54 @@ class Storage:
 
     def upload_file(self, path: Any, key: str) -> None:
         """Store a file's content under ``key``."""
-        self._ask({"operation": "upload_file", "key": key, "path": os.path.abspath(path)})
+        with _Between(self._exchange, path) as between:
+            if between != path:
+                _copy(path, between)
+            self._ask({"operation": "upload_file", "key": key, "path": os.path.abspath(between)})
 
     def download_file(self, key: str, path: Any) -> None:
         """Write an object's content to ``path``, whole or not at all."""
-        self._ask({"operation": "download_file", "key": key, "path": os.path.abspath(path)})
+        with _Between(self._exchange, path) as between:
+            self._ask({"operation": "download_file", "key": key, "path": os.path.abspath(between)})
+            if between != path:
+                _copy(between, path)
+
+
+class _Between:
+    """A file that the agent sees too: in a container it is another one than the function's."""
+
+    def __init__(self, exchange: str, path: Any) -> None:
+        self._exchange = exchange
+        self._path = path
+        self._folder: Any = None
+
+    def __enter__(self) -> Any:
+        if not self._exchange:
+            return self._path
+        import tempfile
+
+        self._folder = tempfile.TemporaryDirectory(dir=self._exchange)
+        os.chmod(self._folder.name, 0o777)  # noqa: S103  the agent is another user
+        return os.path.join(self._folder.name, "file")
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy a file; the target is there whole or not at all."""
+    import shutil
+
+    part = f"{os.fspath(target)}.{os.getpid()}.part"
+    try:
+        shutil.copyfile(source, part)
+        os.chmod(part, 0o644)
+        os.replace(part, target)
+    except BaseException:
+        if os.path.exists(part):
+            os.unlink(part)
+        raise
 
 
 class Job:
@@ -258,18 +304,20 @@ class Job:
         made = (header["implementation"], *header["python"])
         here = (sys.implementation.name, *sys.version_info[:2])
         if made != here:
-            raise SerializationError(
-                "the function was pickled by {} {}.{}, but the worker's {} is {} {}.{}: "
-                "they must agree".format(*made, sys.executable, *here)
-            )
+            theirs, ours = ("{} {}.{}".format(*each) for each in (made, here))
+            text = f"the function was pickled by {theirs}, but {_interpreter()} is {ours}: "
+            text += "they must agree"
+            if IMAGE in os.environ:
+                text += f"; use an image with {theirs}, or run this program with {ours}"
+            raise SerializationError(text)
         if self._modules and self._modules not in sys.path:
             sys.path.insert(0, self._modules)
         try:
             self._function, extra = pickle.loads(data)  # noqa: S301
         except ImportError as error:
             note = (
-                f"the function needs the module {error.name!r}, which the worker's interpreter "
-                f"{sys.executable} does not have"
+                f"the function needs the module {error.name!r}, "
+                f"which {_interpreter()} does not have"
             )
             error.__notes__ = [*getattr(error, "__notes__", ()), note]
             raise
@@ -327,7 +375,8 @@ class Runner:
         self._reply = memoryview(b"")
         self._entered: Job | None = None
         self._shadowed: dict[str, str | None] = {}
-        self._given: dict[str, Any] = {"storage": Storage(self)}
+        exchange = os.environ.pop(EXCHANGE, "")
+        self._given: dict[str, Any] = {"storage": Storage(self, exchange)}
         self._lines = (LineStream(self, 1), LineStream(self, 2))
         self._streams = tuple(
             io.TextIOWrapper(
@@ -446,6 +495,11 @@ class Runner:
             lines.forked()
         os.close(self.channel.fd)
         os.close(self._tickets)
+
+
+def _interpreter() -> str:
+    image = os.environ.get(IMAGE)
+    return f"Python in the container image {image}" if image else f"the worker's {sys.executable}"
 
 
 def dumps(value: Any) -> bytes:

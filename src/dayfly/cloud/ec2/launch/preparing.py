@@ -21,6 +21,7 @@ from dayfly.cloud.ec2.prices import find_prices
 from dayfly.config.sections import Ec2Section
 from dayfly.errors import ConfigError
 from dayfly.model import InstanceSpec, Price
+from dayfly.runtimes import names_image
 
 #: (spot, instance type, zone) -> price; the zone is empty where it does not matter.
 Prices = Mapping[tuple[bool, str, str], Price]
@@ -159,11 +160,6 @@ def new_order(
         free={subnet.id: subnet.free for subnet in network.subnets},
     )
     return Order(count=count, minimum=minimum, recipe=recipe), outlook
-
-
-def names_image(runtime: str) -> bool:
-    """Whether a runtime is a container image, and not an interpreter's name or path."""
-    return not runtime.startswith(("/", "~", ".")) and ("/" in runtime or ":" in runtime)
 
 
 def _volumes(given: Sequence[Mapping[str, Any]], image: Image) -> list[dict[str, Any]]:

@@ -1,0 +1,341 @@
+"""Functions in a container image: how the engine is asked, and what becomes of its failures.
+
+The engine here is a stand-in that runs what it is told without a container; machine tests run the
+real ones (tests/machines/test_containers.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dayfly.clock import SystemClock
+from dayfly.errors import EnvironmentFailedError, SerializationError
+from dayfly.model import OutcomeKind, Registry
+from dayfly.phases import Timeline
+from dayfly.runtimes import Runtime
+from dayfly.storage.directory import DirectoryStorage
+from dayfly.worker.containers import words
+from dayfly.worker.containers.images import ImageEnvironments
+from dayfly.worker.pool import Pool
+from dayfly.worker.spawn import Command
+from tests.unit.worker_support import Bench, Owner, alive, error_of, value_of
+
+IMAGE = "registry.example.com/team/tools:1"
+ENGINE = """#!{python}
+import json, os, sys
+folder = {folder!r}
+words = sys.argv[1:]
+with open(folder + "/asked", "a") as asked:
+    told = {{"words": words, "config": os.environ.get("DOCKER_CONFIG", "")}}
+    if "login" in words:
+        config = told["config"]
+        open(config + "/config.json", "w").write("credentials")
+        told["password"] = sys.stdin.read()
+    asked.write(json.dumps(told) + "\\n")
+for word, status, text in json.load(open(folder + "/failures")):
+    if word in words:
+        print(text, file=sys.stderr)
+        sys.exit(status)
+if words[0] == "image":
+    print(json.dumps([{{"Id": "sha256:abc", "RepoDigests": ["x@sha256:def"]}}]))
+if words[0] == "run":
+    rest = words[words.index("sha256:abc") + 1:]
+    os.execv({python!r}, [{python!r}, *rest])
+"""
+
+
+class Engine:
+    """The stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.failures: list[tuple[str, int, str]] = []
+        program = folder / "docker"
+        program.write_text(ENGINE.format(python=sys.executable, folder=str(folder)))
+        program.chmod(0o755)
+        self.fail()
+
+    def fail(self, *failures: tuple[str, int, str]) -> None:
+        """Each: when this word is among its arguments, the status and what is said."""
+        (self.folder / "failures").write_text(json.dumps(failures))
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "asked").read_text().splitlines()]
+
+    def runs(self) -> list[list[str]]:
+        return [each["words"] for each in self.asked if each["words"][0] == "run"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    sudo = folder / "sudo"
+    sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return Engine(folder)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageEnvironments:
+    return images_of(tmp_path)
+
+
+def images_of(
+    folder: Path, registry: Registry | None = None, *, gpu: bool = False
+) -> ImageEnvironments:
+    return ImageEnvironments(
+        Runtime(IMAGE, gpu),
+        registry or Registry(),
+        "w-1",
+        Timeline(SystemClock()),
+        folder=folder / "c",
+        modules=folder / "modules",
+    )
+
+
+@contextlib.asynccontextmanager
+async def contained(
+    images: ImageEnvironments, processes: int = 1, storage: DirectoryStorage | None = None
+) -> AsyncIterator[Bench]:
+    owner = Owner(storage)
+    command = Command(interpreter=IMAGE, environment={}, directory="/")
+    pool = Pool(
+        owner, command, processes=processes, worker="w-1", clock=SystemClock(), runner=images.start
+    )
+    await images.bring("")
+    pool.start()
+    try:
+        async with asyncio.timeout(30):
+            yield Bench(pool, owner)
+    finally:
+        await pool.aclose()
+
+
+async def test_calls_run_and_print_as_without_a_container(
+    engine: Engine, images: ImageEnvironments, tmp_path: Path
+) -> None:
+    def shows(x: int) -> tuple[int, str]:
+        print("it is", x)
+        os.system(f"echo C says {x}")  # noqa: S605
+        return x, os.environ["DAYFLY_IMAGE"]
+
+    async with contained(images, 2) as b:
+        assert await b.values(shows, range(20)) == [(x, IMAGE) for x in range(20)]
+        assert set(b.texts(7)) == {"it is 7", "C says 7"}
+    assert len(engine.runs()) == 3, "one to see which Python it has, and one for each runner"
+    assert images.told == f"in the container image {IMAGE} (sha256:def), {python()}"
+    assert list((tmp_path / "c" / "runners").iterdir()) == []
+
+
+def python() -> str:
+    return "Python " + ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.parametrize(
+    ("fatal", "told"),
+    [
+        ("import os; os._exit(3)", "exit status 3"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV (segmentation fault"),
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL, most likely for memory"),
+        ("import os, time; os.closerange(3, 100); time.sleep(60)", "closed the file descriptors"),
+    ],
+)
+async def test_a_call_that_ends_its_process_is_told_as_without_a_container(
+    engine: Engine, images: ImageEnvironments, fatal: str, told: str
+) -> None:
+    async with contained(images) as b:
+        outcomes = await b.run(exec, ["pass", fatal, "pass"])
+    assert outcomes[1].kind is OutcomeKind.CRASHED
+    assert told in outcomes[1].payload.decode()
+    assert [outcomes[0].kind, outcomes[2].kind] == [OutcomeKind.VALUE] * 2
+
+
+async def test_calls_are_timed_out_and_cancelled_as_without_a_container(
+    engine: Engine, images: ImageEnvironments
+) -> None:
+    async with contained(images) as b:
+        [outcome] = await b.run(time.sleep, [60], timeout=0.3)
+        assert outcome.kind is OutcomeKind.TIMED_OUT
+        b.open(exec, job="long")
+        b.add(["import os, time; print(os.getpid(), flush=True); time.sleep(60)"], job="long")
+        await b.owner.until(lambda: bool(b.owner.lines))
+        b.pool.revoke("long", {0})
+        [cancelled] = await b.outcomes(1, job="long")
+        assert cancelled.kind is OutcomeKind.CANCELLED
+        assert not alive(int(b.owner.lines[0].text))
+
+
+async def test_files_come_and_go_by_way_of_storage(
+    engine: Engine, images: ImageEnvironments, tmp_path: Path
+) -> None:
+    def passes(path: str, storage: Any) -> str:
+        storage.upload_file(path, "there")
+        storage.download_file("there", path + ".back")
+        return Path(path + ".back").read_text()
+
+    (tmp_path / "file").write_text("content")
+    async with contained(images, storage=DirectoryStorage(tmp_path / "s")) as b:
+        assert await b.values(passes, [str(tmp_path / "file")]) == ["content"]
+        [outcome] = await b.run(passes, ["/nowhere/at/all"], job="two")
+        assert isinstance(error_of(outcome), FileNotFoundError)
+
+
+async def test_another_python_than_the_clients_is_refused_by_the_images_name(
+    engine: Engine, images: ImageEnvironments
+) -> None:
+    header = {"format": 1, "python": [3, 2], "implementation": "cpython"}
+    async with contained(images) as b:
+        [outcome] = await b.run(abs, [1], payload=json.dumps(header).encode() + b"\nnever read")
+    text = str(error_of(outcome))
+    assert type(error_of(outcome)) is SerializationError
+    assert f"Python in the container image {IMAGE} is cpython" in text
+    assert "use an image with cpython 3.2, or run this program with cpython 3." in text
+
+
+async def test_the_password_goes_in_by_standard_input_and_is_gone_with_the_pull(
+    engine: Engine, tmp_path: Path
+) -> None:
+    registry = Registry(server="registry.example.com", user="me", password="pass-word")
+    images = images_of(tmp_path, registry)
+    await images.bring("")
+    (login,) = [each for each in engine.asked if "login" in each["words"]]
+    assert login["password"] == "pass-word"
+    assert login["words"][-1] == "registry.example.com"
+    (pull,) = [each for each in engine.asked if "pull" in each["words"]]
+    assert pull["config"] == login["config"]
+    assert not Path(pull["config"]).exists()
+    assert not any("pass-word" in word for each in engine.asked for word in each["words"])
+    assert "pass-word" not in repr(registry)
+
+
+async def test_a_refused_login_and_a_missing_image_are_told_by_name(
+    engine: Engine, tmp_path: Path
+) -> None:
+    registry = Registry(server="registry.example.com", user="me", password="pass-word")
+    engine.fail(("login", 1, "Error: unauthorized: incorrect username or password"))
+    with pytest.raises(EnvironmentFailedError) as failed:
+        await images_of(tmp_path, registry).bring("")
+    assert failed.value.what == (
+        f"the registry registry.example.com refuses the login of the user 'me', for the "
+        f"container image {IMAGE}"
+    )
+    engine.fail(("pull", 1, "manifest unknown"), ("image", 1, "No such image"))
+    images = images_of(tmp_path)
+    told = await asyncio.gather(*[images.bring("") for _ in range(3)], return_exceptions=True)
+    for each in told:
+        assert isinstance(each, EnvironmentFailedError)
+        assert each.everywhere, "no other VM is asked"
+        assert each.what == (
+            f"there is no container image {IMAGE} in the registry registry.example.com"
+        )
+    pulls = [each for each in engine.asked if "pull" in each["words"]]
+    assert len(pulls) == 1, "all that wait for it are told of one failure"
+    engine.fail()
+    assert await images.bring("") == "", "the next one tries again"
+
+
+async def test_gpus_are_asked_for_and_their_lack_is_told(engine: Engine, tmp_path: Path) -> None:
+    await images_of(tmp_path, gpu=True).bring("")
+    (first,) = engine.runs()
+    assert first[first.index("--gpus") + 1] == "all"
+    said = 'could not select device driver "" with capabilities: [[gpu]]'
+    engine.fail(("run", 125, said))
+    with pytest.raises(EnvironmentFailedError, match="cannot give its GPUs") as failed:
+        await images_of(tmp_path, gpu=True).bring("")
+    assert "container toolkit" in failed.value.hint
+
+
+async def test_an_image_without_python_is_told(engine: Engine, images: ImageEnvironments) -> None:
+    engine.fail(("run", 127, 'exec: "python3": executable file not found in $PATH'))
+    with pytest.raises(EnvironmentFailedError, match="has no python3 on its PATH"):
+        await images.bring("")
+
+
+async def test_an_engine_that_breaks_later_fails_the_calls_and_says_so(
+    engine: Engine, images: ImageEnvironments
+) -> None:
+    await images.bring("")
+    engine.fail(("--name", 125, "docker: Cannot connect to the Docker daemon"))
+    async with contained(images) as b:
+        [outcome] = await b.run(abs, [1])
+    assert outcome.kind is OutcomeKind.CRASHED
+    assert "Cannot connect to the Docker daemon" in outcome.payload.decode()
+
+
+async def test_what_containers_share_anybody_may_read_and_their_folders_nobody_else(
+    engine: Engine, images: ImageEnvironments, tmp_path: Path
+) -> None:
+    await images.bring("")
+    ours = tmp_path / "c" / "ours"
+    assert (ours / "cloudpickle" / "__init__.py").exists()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in ours.rglob("*")}
+    assert modes == {0o644, 0o755}
+    assert stat.S_IMODE((tmp_path / "c" / "runners").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Error response from daemon: manifest for x:1 not found: manifest unknown", "there is no"),
+        ("pull access denied for x, repository does not exist or may require", "does not give"),
+        ("reading manifest 1 in x: unauthorized: authentication required", "does not give"),
+        ("write /var/lib/docker/tmp/x: no space left on device", "has no room"),
+        ('Get "https://x/v2/": dial tcp 10.0.0.1:443: connect: connection refused', "be reached"),
+        ("no matching manifest for linux/arm64/v8 in the manifest list entries", "processors"),
+        ("tls: failed to verify certificate: x509: certificate signed by", "certificate"),
+        ("toomanyrequests: You have reached your pull rate limit", "no more for now"),
+        ("something else", "could not be had"),
+    ],
+)
+def test_what_an_engine_says_of_a_pull_is_told_in_our_words(said: str, told: str) -> None:
+    error = words.no_image(IMAGE, Registry(), said, "w-1")
+    assert told in error.what
+    assert "registry.example.com" in error.what or IMAGE in error.what
+    assert said in str(error)
+
+
+async def test_without_an_engine_it_is_installed_by_apt_or_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("PATH", str(empty))
+    for name in ("mktemp", "rm", "grep", "tee", "date", "timeout", "mkdir", "sh", "cat"):
+        (empty / name).symlink_to(shutil.which(name, path=os.defpath) or f"/bin/{name}")
+    monkeypatch.setenv("DAYFLY_ROOT", str(tmp_path))
+    with pytest.raises(
+        EnvironmentFailedError, match=r"docker\.io could not be installed"
+    ) as failed:
+        await images_of(tmp_path).bring("")
+    assert "there is no apt-get" in failed.value.cause
+    assert failed.value.hint.startswith("use a target_ami that has docker or podman")
+    apt = empty / "apt-get"
+    apt.write_text("#!/bin/sh\necho 'E: Unable to locate package docker.io' >&2; exit 100\n")
+    apt.chmod(0o755)
+    (empty / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (empty / "sudo").chmod(0o755)
+    (empty / "env").symlink_to("/usr/bin/env")
+    with pytest.raises(EnvironmentFailedError, match="its sources have no docker") as failed:
+        await images_of(tmp_path).bring("")
+    assert "Unable to locate package docker.io" in failed.value.cause
+
+
+async def test_a_value_is_what_it_is(engine: Engine, images: ImageEnvironments) -> None:
+    async with contained(images) as b:
+        [outcome] = await b.run(lambda x: {"x": x}, [1.5])
+    assert value_of(outcome) == {"x": 1.5}
