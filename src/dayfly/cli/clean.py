@@ -19,7 +19,9 @@ COLUMNS = ("kind", "id", "detail")
 
 
 @click.command()
-@click.option("--all", "everything", is_flag=True, help="Also the master, network and keys.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also the master, network, keys and images."
+)
 @placed
 def clean(place: Place, everything: bool) -> None:
     """Delete the workers and temporary objects; then show what the cloud still lists of ours.

@@ -213,7 +213,8 @@ class Builder:
             with suppress(DayflyError):
                 await parts.cloud.terminate([(await launching).id])
             raise
-        self._told(f"launched {instance.id}, {instance.instance_type}")
+        price = "" if instance.hourly is None else f", ${instance.hourly:.4f} per hour"
+        self._told(f"launched {instance.id}, {instance.instance_type}{price}")
         try:
             until = began + parts.config.compute.start_timeout
             yield await ascender.cluster.bring_up(instance, until)
