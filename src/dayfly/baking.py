@@ -61,17 +61,6 @@ def lay(package: Package) -> Text:
 KIT: Final = f'exec python3 -I "{_WORK}/kit.pyz"'
 
 
-def apt(packages: Sequence[str]) -> str:
-    """Install packages of the system; other programs that install at a first boot are awaited."""
-    names = " ".join(packages)
-    wait = "-o DPkg::Lock::Timeout=300"
-    return (
-        "set -eu; export DEBIAN_FRONTEND=noninteractive; exec </dev/null\n"
-        f"sudo apt-get {wait} -q update\n"
-        f"sudo -E apt-get {wait} -q -y --no-install-recommends install {names}\n"
-    )
-
-
 _COMPILE = Template("""R="$${DAYFLY_ROOT:-}"
 for python in $pythons; do
   "$$python" -I -m compileall -q -j 0 "$${python%/bin/python}/lib" >/dev/null 2>&1

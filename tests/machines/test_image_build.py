@@ -44,6 +44,7 @@ def look(_: int) -> dict[str, Any]:
         "host key": text("/etc/ssh/ssh_host_ed25519_key.pub").split()[1],
         "machine": text("/etc/machine-id"),
         "log": text("/tmp/dayfly/bootstrap.log"),
+        "tree": subprocess.run(["tree", "--version"], capture_output=True, text=True).stdout,
         "cloud-init": subprocess.run(
             ["cloud-init", "status", "--wait"], capture_output=True, text=True
         ).stdout.strip(),
@@ -120,12 +121,16 @@ async def test_an_image_is_built_found_used_without_any_index_and_deleted(
     words.write_text("hello\n")
     script.write_text(SCRIPT.format(words="/opt/data/words"))
     box.index.open()
+    box.machines.files = {"etc/apt/sources.list": f"deb {box.index.base}/debian bookworm main\n"}
+    box.config["aws_ec2"] |= {"extra_apt_packages": ["tree"]}
+    box.config_file.write_text(yaml.safe_dump(box.config))
     said = await dayfly(
         *("image", "build", "mine", "--file", str(script)),
         *("--include", f"{words}:/opt/data/"),
     )
     assert "the script runs as root" in said
     image = said.split()[-1]
+    assert "the system has tree" in said
     box.index.close()
     asked = len(box.index.asked_by_machines)
     assert [life.id for life in box.instances("", "running", "stopped", "pending")] == []
@@ -159,6 +164,7 @@ async def test_an_image_is_built_found_used_without_any_index_and_deleted(
         assert each["host key"] != host_key["ed25519_public"].split()[1]
         assert each["shouted"] == "HELLO"
         assert each["words"] == "hello"
+        assert each["tree"].startswith("tree v")
         assert each["cached"] == "weights"
         assert each["cloud-init"] == "status: done"
         assert "fetch" not in each["log"], each["log"]
@@ -166,9 +172,8 @@ async def test_an_image_is_built_found_used_without_any_index_and_deleted(
     said = await dayfly("image", "delete", "mine")
     assert said.count("dayfly-worker") == 2, "it says what is still up from it"
     assert await dayfly("image", "list", "--json") == "[]\n"
-    said = await dayfly("hello")
-    assert "from no image" not in said
-    await dayfly("clean", "--all")
+    said = await dayfly("clean", "--all")
+    assert "nothing of ours is left" in said
 
 
 async def test_what_an_image_lacks_is_installed_and_said(there: Ec2Box, tmp_path: Path) -> None:
@@ -209,6 +214,7 @@ async def test_the_builder_of_a_client_that_was_killed_goes_with_the_next_one(
     there: Ec2Box, tmp_path: Path
 ) -> None:
     box = there
+    box.index.open()
     script = tmp_path / "long.sh"
     script.write_text("echo it sleeps; sleep 600\n")
     process = await asyncio.create_subprocess_exec(
@@ -224,7 +230,6 @@ async def test_the_builder_of_a_client_that_was_killed_goes_with_the_next_one(
     process.kill()
     await process.wait()
     assert len(box.instances("builder", "running")) == 1
-    box.index.open()
     await dayfly("hello")
     assert box.instances("builder", "running", "stopped", "pending") == []
     await dayfly("clean", "--all")
@@ -232,6 +237,7 @@ async def test_the_builder_of_a_client_that_was_killed_goes_with_the_next_one(
 
 async def test_ctrl_c_ends_the_builder(there: Ec2Box, tmp_path: Path) -> None:
     box = there
+    box.index.open()
     script = tmp_path / "long.sh"
     script.write_text("echo it sleeps; sleep 600\n")
     process = await asyncio.create_subprocess_exec(

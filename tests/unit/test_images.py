@@ -106,7 +106,7 @@ def parts(images: Images | None, **compute: Any) -> Any:
     cloud = SimpleNamespace(
         imaging=images, owner=owner, region="here", name="aws_ec2", pace=1.0, list=listed, stop=stop
     )
-    keys = {"tags": {"team": "a"}, "extra_apt_packages": (), "worker_instance_types": ("t",)}
+    keys = {"tags": {"team": "a"}, "system_packages": (), "worker_instance_types": ("t",)}
     config = SimpleNamespace(compute=SimpleNamespace(**{**keys, **compute}))
     entropy = SimpleNamespace(hex=lambda count: "b" * count)
     return SimpleNamespace(

@@ -25,6 +25,7 @@ from dayfly.client.imagecapture import Capture
 from dayfly.client.inquiry import python
 from dayfly.client.outfit import Packages
 from dayfly.cloud.base import Imaging
+from dayfly.environment import system
 from dayfly.environment.lock import Lock
 from dayfly.environment.order import Order
 from dayfly.environment.report import Report, read
@@ -132,7 +133,7 @@ class Builder:
         contents = Contents(
             kit=ours.key,
             packages=packages.key or NONE,
-            apt=tuple(getattr(compute, "extra_apt_packages", ())),
+            apt=compute.system_packages,
             platform=ours.platform.name,
             base=self._imaging.base,
             python=python(),
@@ -254,10 +255,8 @@ class Builder:
             await self._do("the VM answers SSH; it boots to its end", connection, baking.SETTLE)
             package = parts.package()
             await self._do("dayfly is laid down", connection, baking.lay(package))
-            apt = tuple(getattr(compute, "extra_apt_packages", ()))
-            if apt:
-                what = f"packages of the system: {' '.join(apt)}"
-                await self._do(what, connection, baking.apt(apt), timeout=LONG)
+            if compute.system_packages:
+                await self._install_system(connection, instance, ours)
             for include in self._wish.includes:
                 await self._include(connection, include)
             if script:
@@ -321,6 +320,20 @@ class Builder:
                 cause="\n    ".join(said) or "it printed nothing",
             )
         self._told(f"{what} ({self._parts.clock.monotonic() - began:.1f} s)")
+
+    async def _install_system(self, connection: Connection, instance: Instance, ours: Lock) -> None:
+        packages = self._parts.config.compute.system_packages
+        began = self._parts.clock.monotonic()
+        done = await connection.run(
+            f"exec 2>&1; {system.script(packages)}", timeout=system.DEADLINE + SHORT
+        )
+        failed = system.failure(
+            done.status, done.stdout, packages, vm=instance.name, platform=ours.platform.name
+        )
+        if failed is not None:
+            raise failed
+        took = self._parts.clock.monotonic() - began
+        self._told(f"the system has {', '.join(packages)} ({took:.1f} s)")
 
     async def _include(self, connection: Connection, include: Include) -> None:
         what = f"{include.source} is put at {include.target}"

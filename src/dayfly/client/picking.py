@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a listing of images is trusted.
 TRUSTED = 60.0
-NO_IMAGE = "the VMs are launched from no image of yours"
+NO_IMAGE = "workers are launched from no image of yours"
 
 
 class Pick(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Picker:
         wanted = Contents(
             kit=lock.key,
             packages="" if packages is None else packages or NONE,
-            apt=tuple(getattr(self._parts.config.compute, "extra_apt_packages", ())),
+            apt=self._parts.config.compute.system_packages if packages is not None else (),
             platform=lock.platform.name,
             base=self._parts.cloud.imaging.base,
             python=python(),
@@ -95,7 +95,7 @@ def _given(image: MachineImage, wanted: Contents) -> Pick:
     # What it was built from is the user's business here.
     wanted = msgspec.structs.replace(wanted, base=image.tags.get("dayfly:base", ""))
     lacking = lacks(image, wanted)
-    why = f"the VMs are launched from image {image.name} ({image.id}), by target_ami"
+    why = f"workers are launched from image {image.name} ({image.id}), by target_ami"
     if lacking:
         return Pick(why=f"{why}; some is installed all the same: {'; '.join(lacking)}")
     return Pick(why=f"{why}: it has all that is needed")
@@ -106,7 +106,7 @@ def _chosen(images: list[MachineImage], wanted: Contents) -> Pick:
     if image is not None:
         return Pick(
             image=image.id,
-            why=f"the VMs are launched from image {image.name} ({image.id}): "
+            why=f"workers are launched from image {image.name} ({image.id}): "
             "it has this program's packages",
         )
     if lacking:
