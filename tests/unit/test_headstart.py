@@ -41,6 +41,7 @@ class Vms:
     def __init__(self, refuses: str = "") -> None:
         self.refuses = refuses
         self.installed: dict[str, list[str]] = {}
+        self.depositing: list[str] = []
         self.open = 0
 
     async def connect(self, target: Target, *, timeout: float = 5.0) -> Connection:
@@ -71,6 +72,7 @@ class Vm:
             assert "kit.pyz" in tar.getnames()
         assert "kit.pyz" in command
         self.vms.installed.setdefault(self.name, []).append(told.key)
+        self.vms.depositing += [self.name] if told.uv.deposit else []
         assert heard is not None
         heard(b'{"step": "install", "seconds": 0.01}')
         return CommandResult(status=0, stdout="", stderr="")
@@ -96,8 +98,9 @@ class Outfit:
             raise StorageError("no storage")
         return None if self.nothing else order("agent")
 
-    async def functions(self, packages: str) -> Order | None:
-        return order(packages) if packages else None
+    async def functions(self, packages: str, *, deposit: bool) -> Order | None:
+        uv = msgspec.structs.replace(UV, deposit="to storage" if deposit else "")
+        return msgspec.structs.replace(order(packages), uv=uv) if packages else None
 
 
 class Up:
@@ -132,6 +135,7 @@ async def test_workers_get_the_agents_environment_and_then_that_of_the_functions
     await ahead.give(job("theirs"), [worker("i-1"), worker("i-2")])
     assert list(vms.installed.values()) == [["agent", "theirs"]] * 2
     assert vms.open == 0, "a connection was left open"
+    assert len(vms.depositing) == 1, "one of them fills storage for the next start"
     told = {phase.what for phase in timeline.take() if phase.who == "i-1"}
     assert told == {
         AHEAD + BOOT,

@@ -55,17 +55,20 @@ class HeadStart:
         """
         began = self._parts.clock.monotonic()
         try:
-            orders = await self._orders(spec)
+            orders = await self._orders(spec, deposit=True)
+            others = await self._orders(spec, deposit=False)
         except DayflyError as error:
             log.info("no head start: %s", error)
             return
         if orders:
-            await asyncio.gather(*(self._install(each, orders, began) for each in workers[:MOST]))
+            # One of them leaves in storage what the next start is to find there.
+            given = zip(workers[:MOST], [orders] + [others] * MOST, strict=False)
+            await asyncio.gather(*(self._install(each, what, began) for each, what in given))
 
-    async def _orders(self, spec: JobSpec) -> dict[str, Order]:
+    async def _orders(self, spec: JobSpec, *, deposit: bool) -> dict[str, Order]:
         """What is to be had, by what it is called in front of its steps."""
         ours = await self._outfitter.order(spec.instance_types[0])
-        functions = await self._outfitter.functions(spec.packages)
+        functions = await self._outfitter.functions(spec.packages, deposit=deposit)
         found = {AHEAD: ours, AHEAD + OWN: functions}
         return {what: order for what, order in found.items() if order is not None}
 

@@ -123,22 +123,22 @@ class Outfitter:
             lock, name="dayfly", interpreters=self.interpreters, index=self.index
         )
 
-    async def functions(self, packages: str) -> Order | None:
+    async def functions(self, packages: str, *, deposit: bool) -> Order | None:
         """How a worker comes by the interpreter of functions.
 
         Args:
             packages: Key of its lock; empty: the workers' own runtime.
+            deposit: Whether the worker leaves in storage what that lacks.
         """
         lock = await self._stock.find(packages) if packages else None
         if lock is None:
             return None
-        # The master puts into storage what that lacks.
         return await self._stock.order(
             lock,
             name=packages[:8],
             interpreters=self.interpreters,
             index=self.index,
-            deposit=False,
+            deposit=deposit,
         )
 
     async def admit(
