@@ -95,6 +95,11 @@ def test_hello_from_nothing_answers_and_says_what_is_still_running(run: Run) -> 
     assert "Hello, " in said
     assert "checked" in said
     assert "in all" in said
+    lines = [line.split("  ")[0] for line in said.splitlines() if "█" in line]
+    assert {"client", "master", "worker"} <= set(lines), "whom the first outcome waited for"
+    for phase in ("modules imported", "master launched", "boot until SSH", "service started"):
+        assert phase in said
+    assert "up already" not in said
     assert "still running: 2 VMs" in said
     assert "cost: nothing" in said
 
@@ -105,6 +110,14 @@ def test_hello_from_nothing_answers_and_says_what_is_still_running(run: Run) -> 
 
     again = run("hello", "-m", "20").stdout
     assert "(20 calls)" in again
+    assert "the master was up already, and nothing had to be installed on it" in again
+
+    phases = json.loads(run("hello", "--json").stdout)
+    assert phases[0]["what"] == "imports and configuration"
+    assert {phase["who"] for phase in phases} >= {"client", "master"}
+    assert all(phase["seconds"] >= 0 for phase in phases)
+    last = max(phases, key=lambda phase: phase["start"] + phase["seconds"])
+    assert last["what"] == "outcome delivered"
 
 
 def test_clean_all_leaves_no_process_and_no_file(run: Run, home: Home) -> None:
