@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from dayfly.clock import SystemClock
+from dayfly.errors import ProvisionError
+from dayfly.worker import metadata as imds
 from dayfly.worker import notices
 from dayfly.worker.notices import Metadata, NoticeFile, interruptions
 from tests.aws.imds import MetadataService
@@ -102,7 +104,7 @@ async def test_a_notice_that_cannot_be_read_is_taken_at_its_worst(tmp_path: Path
 
 
 def test_the_environment_names_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*notices.ELSEWHERE, "DAYFLY_ROOT"):
+    for name in (*imds.ELSEWHERE, "DAYFLY_ROOT"):
         monkeypatch.delenv(name, raising=False)
     clock = SystemClock()
     assert isinstance(interruptions(clock), Metadata)
@@ -110,3 +112,24 @@ def test_the_environment_names_the_source(monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(interruptions(clock), NoticeFile)
     monkeypatch.setenv("DAYFLY_METADATA", "http://127.0.0.1:1")
     assert isinstance(interruptions(clock), Metadata)
+
+
+async def test_a_vm_knows_itself_by_the_metadata_service(
+    metadata: MetadataService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await imds.confirm("i-1", metadata.endpoint("i-1"))
+    assert "this is i-1, a t3.micro in us-east-1b" in caplog.text
+    assert {request.status for request in metadata.requests} == {200}, "with a token"
+
+
+async def test_a_configuration_of_another_vm_is_refused(metadata: MetadataService) -> None:
+    with pytest.raises(ProvisionError, match="this VM is i-1, and not i-2"):
+        await imds.confirm("i-2", metadata.endpoint("i-1"))
+
+
+async def test_a_metadata_service_that_does_not_answer_keeps_nobody_from_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await imds.confirm("i-1", "http://127.0.0.1:1")
+    assert "does not tell which VM this is" in caplog.text

@@ -15,13 +15,20 @@ from dayfly.parts import open_storage
 from dayfly.phases import Timeline
 from dayfly.runtimes import Runtime
 from dayfly.storage.base import Storage
+from dayfly.worker import metadata
 from dayfly.worker.agent import Agent
 from dayfly.worker.containers.images import ImageEnvironments
 from dayfly.worker.materials import MODULES
 
 
 async def serve(config: WorkerConfig) -> None:
-    """Serve until asked to end (SIGTERM)."""
+    """Serve until asked to end (SIGTERM).
+
+    Raises:
+        ProvisionError: The configuration is another VM's.
+    """
+    if where := metadata.address():
+        await metadata.confirm(config.instance, where)
     storage = open_storage(config.storage)
     try:
         agent = agent_of(config, storage)

@@ -8,7 +8,6 @@ seconds, two minutes ahead as a rule.
 from __future__ import annotations
 
 import logging
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -18,17 +17,13 @@ import msgspec
 
 from dayfly import guest
 from dayfly.clock import Clock
+from dayfly.worker import metadata
 
 log = logging.getLogger(__name__)
 
-#: The instance's own address of EC2's metadata service.
-METADATA = "http://169.254.169.254"
-#: Variables that name another one: ours, and that of AWS's own libraries.
-ELSEWHERE = ("DAYFLY_METADATA", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
-#: Seconds between two looks at it, also when it does not answer, and for one answer.
-PACE, SILENT_PACE, ANSWER = 5.0, 60.0, 2.0
-#: Seconds for which a token is asked; the most that there is.
-TOKEN = 21600
+#: Seconds between two looks at it, also when it does not answer.
+PACE, SILENT_PACE = 5.0, 60.0
+_NOTICE = "latest/meta-data/spot/instance-action"
 #: Seconds between two looks at a file.
 FILE_PACE = 1.0
 
@@ -58,12 +53,9 @@ _ACTION = msgspec.json.Decoder(_Action)
 
 def interruptions(clock: Clock) -> Interruptions:
     """The source that the environment of this VM names."""
-    for name in ELSEWHERE:
-        if address := os.environ.get(name):
-            return Metadata(clock, address)
-    if os.environ.get("DAYFLY_ROOT"):
-        return NoticeFile(clock, guest.path("/run/spot-instance-action"))
-    return Metadata(clock, METADATA)
+    if where := metadata.address():
+        return Metadata(clock, where)
+    return NoticeFile(clock, guest.path("/run/spot-instance-action"))
 
 
 class NoticeFile:
@@ -85,16 +77,15 @@ class Metadata:
 
     def __init__(self, clock: Clock, address: str) -> None:
         self._clock = clock
-        self._address = address.rstrip("/")
-        self._token = ""
+        self._address = address
         self._silent = False
 
     async def next(self) -> float:  # noqa: D102
-        timeout = aiohttp.ClientTimeout(total=ANSWER)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with metadata.connection() as session:
+            imds = metadata.Imds(session, self._address)
             while True:
                 try:
-                    action = await self._look(session)
+                    action = await imds.get(_NOTICE)
                 except (aiohttp.ClientError, TimeoutError) as error:
                     self._trouble(error)
                     await self._clock.sleep(SILENT_PACE)
@@ -103,25 +94,6 @@ class Metadata:
                     return _left(action, self._clock)
                 self._silent = False
                 await self._clock.sleep(PACE)
-
-    async def _look(self, session: aiohttp.ClientSession) -> bytes:
-        """What is announced; empty for nothing."""
-        if not self._token:
-            lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN)}
-            address = f"{self._address}/latest/api/token"
-            async with session.put(address, headers=lifetime) as answer:
-                answer.raise_for_status()
-                self._token = await answer.text()
-        address = f"{self._address}/latest/meta-data/spot/instance-action"
-        headers = {"X-aws-ec2-metadata-token": self._token}
-        async with session.get(address, headers=headers) as answer:
-            if answer.status == 401:  # its time is over
-                self._token = ""
-                return b""
-            if answer.status == 404:
-                return b""
-            answer.raise_for_status()
-            return await answer.read()
 
     def _trouble(self, error: Exception) -> None:
         if not self._silent:
