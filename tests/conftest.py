@@ -27,6 +27,20 @@ asyncio.set_event_loop(None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what a plain run leaves out, and how it is run."""
+    left_out = {
+        "thorough": "tox -e thorough",
+        "machines": "tox -e machines, as root on Linux (docs/machines.md)",
+    }
+    told = [
+        f"{mark}: {how}"
+        for mark, how in left_out.items()
+        if f"not {mark}" in config.option.markexpr
+    ]
+    return [f"not run: {'; '.join(told)}"] if told else []
+
+
 @dataclass(frozen=True)
 class Home:
     """A user's home and embedded cloud, for one test.

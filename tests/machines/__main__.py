@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.machines import host, lane, network, root
@@ -24,12 +25,17 @@ def main(arguments: list[str]) -> None:
     seen = not {"-s", "--pdb"}.isdisjoint(arguments)  # by whoever sits before it
     boxes = 0 if seen else _BOXES
     parser.add_argument("-n", "--numprocesses", type=int, default=boxes, dest="boxes")
-    parser.add_argument("--roots", action="store_true", help="make the roots, and run nothing")
+    parser.add_argument("--check", action="store_true", help="see whether they can run here")
+    parser.add_argument("--images", action="store_true", help="make the images, and run nothing")
     ours, others = parser.parse_known_args(arguments)
     if why := host.refusal():
         sys.exit(f"the machine tests cannot run here: {why}")
-    root.ensure(root.Recipe(), root.cache_folder())
-    if ours.roots:
+    if ours.check:
+        return
+    cache = root.cache_folder()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda release: root.ensure(root.Recipe(release), cache), root.RELEASES))
+    if ours.images:
         return
     pytest = ["-m", "pytest", *_options(others), f"--numprocesses={ours.boxes}"]
     if ours.boxes:

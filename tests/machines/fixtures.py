@@ -207,7 +207,7 @@ def boxed(
         "aws": {"region": REGION},
         "aws_ec2": {
             "instance_role": aws.role,
-            "target_ami": images.BOOKWORM,
+            "target_ami": images.OWN,
             "ssh_username": root.USERNAME,
             "ssh_cidr": str(network.NETWORK),
             "master_instance_type": "t3.micro",

@@ -19,6 +19,8 @@ _NEEDED = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
 }
+#: What Debian's releases have; a client's own version must be on one of them.
+PYTHONS = ((3, 11), (3, 13))
 #: What a box is made of, tried in namespaces that are gone afterwards: what it takes -> how.
 _TRIALS = {
     "namespaces and mounts of its own (CAP_SYS_ADMIN)": "true",
@@ -41,6 +43,9 @@ def refusal() -> str:
     """Why it cannot, with evidence and what to do; empty if it can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "they need root on Linux"
+    if sys.version_info[:2] not in PYTHONS:
+        have = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        return f"they need Python {have}, as their images have; this is {sys.version.split()[0]}"
     lacking = {package for name, package in _NEEDED.items() if shutil.which(name) is None}
     if lacking:
         return f"apt-get install {' '.join(sorted(lacking))}"

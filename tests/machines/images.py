@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ RELEASES: Final = {
 BOOKWORM, TRIXIE = RELEASES
 #: Debian's release -> what the names of its images call it.
 NUMBERS: Final = {"bookworm": "12", "trixie": "13"}
+#: The one that has the Python of these tests, as far as one has (``host.py``).
+OWN: Final = TRIXIE if sys.version_info[:2] == (3, 13) else BOOKWORM
 #: The image that dayfly has been on, where a test has one (``trodden.py``).
 TRODDEN: Final = "ami-0d7a0dde000000000"
 #: Image id -> what is installed on Debian 12 in it: a container engine.

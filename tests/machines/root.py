@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.machines.box import Execute, here
 from tests.machines.disks import Disk
 
+#: Debian's, with Python 3.11 and 3.13.
+RELEASES = ("bookworm", "trixie")
 MIRROR = "http://deb.debian.org/debian"
 #: Debian's own cloud images have these and much that is of no use here; neither has pip.
 PACKAGES = (
@@ -35,6 +37,7 @@ PACKAGES = (
     "ca-certificates",
     "curl",
 )
+_UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: The account that the image lets the owner of the key in to.
 USERNAME = "debian"
 #: Where a root is kept, unless this names another folder.
@@ -146,7 +149,7 @@ def ensure(recipe: Recipe, cache: Path, execute: Execute = here) -> Path:
     if root.is_dir():
         return root
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "root.lock"):
+    with locked(cache / f"root-{recipe.release}.lock"):
         if not root.is_dir():
             for stale in cache.glob(f"new-{recipe.release}-*"):
                 shutil.rmtree(stale)  # whoever was building it was killed
@@ -235,7 +238,8 @@ def _run(command: list[str], execute: Execute, *, may_fail: bool = False) -> Non
     # Nothing of the environment is the image's business: a proxy or a folder of wheels here is
     # not one there.
     keep = {name: os.environ[name] for name in ("PATH", "http_proxy") if name in os.environ}
-    done = execute(command, {**keep, "LC_ALL": "C"})
+    # What it mounts, and what it starts, is gone with it however it ends.
+    done = execute([*_UNSHARE, *command], {**keep, "LC_ALL": "C"})
     if done.returncode and not may_fail:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{tail}")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 #: What the kit makes on a VM, below dayfly's own folder.
 _KEPT: Final = ("env", "uv")
 _OURS: Final = "opt/dayfly"
+#: Seconds after which what nobody has used is deleted.
+UNUSED: Final = 3 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Trodden:
 
     def lay(self, box: Ec2Box) -> None:
         """Have a box use it."""
-        release = images.RELEASES[images.BOOKWORM]
+        release = images.RELEASES[images.OWN]
         box.images.add(images.TRODDEN, release, self.folder / "layer")
         box.write_config(target_ami=images.TRODDEN, environment=str(self.requirements))
         _run(self._fill(box))
@@ -86,9 +90,10 @@ def trodden_by(run: Run, whole_box: Callable[[Run], AbstractContextManager[Ec2Bo
     """What was kept of such a start, or a start now; others wait for it."""
     folder = run.cache / f"trodden-{_digest()}"
     with root.locked(run.cache / "trodden.lock"):
-        if not folder.is_dir():
-            for stale in run.cache.glob("trodden-new-*"):
-                shutil.rmtree(stale)  # whoever was at it was killed
+        if folder.is_dir():
+            os.utime(folder)
+        else:
+            _tidy(run.cache)
             new = Path(tempfile.mkdtemp(prefix="trodden-new-", dir=run.cache))
             new.chmod(0o755)
             try:
@@ -98,6 +103,14 @@ def trodden_by(run: Run, whole_box: Callable[[Run], AbstractContextManager[Ec2Bo
             finally:
                 shutil.rmtree(new, ignore_errors=True)
     return Trodden(folder)
+
+
+def _tidy(cache: Path) -> None:
+    """Delete what nobody has used for days, and what whoever was at it has left when killed."""
+    for path in cache.glob("trodden-*/"):
+        unused = time.time() - path.stat().st_mtime > UNUSED
+        if unused or path.name.startswith("trodden-new-"):
+            shutil.rmtree(path)
 
 
 def _start(box: Ec2Box, kept: Trodden) -> None:
@@ -116,7 +129,9 @@ def _start(box: Ec2Box, kept: Trodden) -> None:
 
 def _digest() -> str:
     """Two starts with the same digest leave the same."""
-    digest = hashlib.sha256(f"{root.Recipe().digest} {sys.version_info[:2]}".encode())
+    digest = hashlib.sha256(
+        f"{root.Recipe(images.RELEASES[images.OWN]).digest} {sys.version_info[:2]}".encode()
+    )
     have = sorted(f"{one.name}=={one.version}" for one in importlib.metadata.distributions())
     digest.update(repr(have).encode())
     for path in sorted(Path(environment.__file__).parent.rglob("*.py")):
