@@ -133,6 +133,7 @@ def test_a_job_offers_these() -> None:
         "futures",
         "leave",
         "over",
+        "phases",
         "progress",
         "settled",
         "view",

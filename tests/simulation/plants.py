@@ -66,7 +66,7 @@ PLANTS = (
         edits=(
             Edit(
                 module="client/launches.py",
-                good="            Tag.EXPIRES_AT: expiry(self._parts),\n",
+                good="            Tag.EXPIRES_AT: expiry(self._parts, policy),\n",
                 bad="",
             ),
         ),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from dayfly.cost import Estimate, Share, check_cap, estimate
+from dayfly.errors import CloudError
 from dayfly.model import ExecMode, JobSpec, Price
 from dayfly.parts import Parts
+
+log = logging.getLogger(__name__)
 
 
 async def estimate_note(
@@ -34,6 +39,17 @@ async def estimate_note(
     # Whoever set no cap on a backend that is free need not read that its price is unknown.
     paid = found.per_hour or (not found.known and parts.config.dayfly.backend == "aws_ec2")
     return str(found) if paid and (launch or not master_up) else ""
+
+
+async def note_if_known(
+    parts: Parts, spec: JobSpec, *, launch: int, warm: int, master_up: bool
+) -> str:
+    """See :func:`estimate_note`; a cloud that does not tell its prices keeps no job from it."""
+    try:
+        return await estimate_note(parts, spec, launch=launch, warm=warm, master_up=master_up)
+    except CloudError as error:
+        log.info("no estimate: %s", error)
+        return ""
 
 
 async def reckon(

@@ -14,7 +14,7 @@ from dayfly import errors
 from dayfly.client.ascent import Ascender, last_words, worker_processes
 from dayfly.client.channel import Waiting
 from dayfly.client.conversation import PAUSE, RESUMES, Channel, Conversation
-from dayfly.client.estimate import estimate_note
+from dayfly.client.estimate import estimate_note, note_if_known
 from dayfly.client.lookout import Lookout
 from dayfly.client.supply import Supplied, Supply, alike, kind_of, missing, wanted
 from dayfly.model import ExecMode, Instance, InstanceState, JobSpec, WorkerRow
@@ -412,16 +412,10 @@ class Staffing:
     ) -> None:
         """Tell from which image VMs are launched, and what they will cost, where that is known."""
         pick = await self._ascender.picker.pick(spec.instance_types[0], spec.packages)
-        texts, warm = [pick.why], spec.wanted - launch
-        try:
-            texts.append(
-                await estimate_note(
-                    self._parts, spec, launch=launch, warm=warm, master_up=master_up
-                )
-            )
-        except errors.CloudError as error:
-            log.info("no estimate: %s", error)
-        for text in filter(None, texts):
+        note = await note_if_known(
+            self._parts, spec, launch=launch, warm=spec.wanted - launch, master_up=master_up
+        )
+        for text in filter(None, [pick.why, note]):
             channel.emit(m.Notice(level="info", text=text, job=channel.id))
 
     async def _master_placed(self, lacking: int) -> None:
