@@ -26,11 +26,13 @@ from dayfly.model import OutcomeKind, Registry
 from dayfly.phases import Timeline
 from dayfly.runtimes import Runtime
 from dayfly.storage.directory import DirectoryStorage
+from dayfly.wire import messages as m
 from dayfly.worker.containers import words
 from dayfly.worker.containers.images import ImageEnvironments
 from dayfly.worker.pool import Pool
 from dayfly.worker.spawn import Command
-from tests.unit.worker_support import Bench, Owner, alive, error_of, value_of
+from tests.unit.master_support import POLICY, instance, master, spec, submit, until
+from tests.unit.worker_support import Bench, Owner, alive, error_of
 
 IMAGE = "registry.example.com/team/tools:1"
 ENGINE = """#!{python}
@@ -335,7 +337,15 @@ async def test_without_an_engine_it_is_installed_by_apt_or_that_is_told(
     assert "Unable to locate package docker.io" in failed.value.cause
 
 
-async def test_a_value_is_what_it_is(engine: Engine, images: ImageEnvironments) -> None:
-    async with contained(images) as b:
-        [outcome] = await b.run(lambda x: {"x": x}, [1.5])
-    assert value_of(outcome) == {"x": 1.5}
+async def test_a_password_is_in_the_masters_memory_and_on_no_disk(tmp_path: Path) -> None:
+    registry = Registry(server="registry.example.com", user="me", password="pass-word")
+    async with master(tmp_path) as service, service.client() as door:
+        adopt = m.Adopt(instances=[instance("w1")], policy=POLICY, registry=registry)
+        assert "pass-word" not in repr(adopt)
+        await door.send(adopt)
+        await until(lambda: bool(service.installer.registries))
+        assert service.installer.registries == {"w1": registry}
+        await submit(door, spec(), 1)
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept
+    assert not [path for path in kept if b"pass-word" in path.read_bytes()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from dayfly.client.supply import Supply, missing, wanted
@@ -65,6 +66,13 @@ def test_lost_and_leaving_workers_count_for_nothing() -> None:
 def test_workers_of_another_runtime_or_type_are_not_ours_to_use() -> None:
     rows = [worker("idle", runtime="other"), worker("idle", kind="local.9")]
     assert missing(spec(2), rows, most=2) == 2
+
+
+@pytest.mark.parametrize("other", ["a/b:2", "a/b:1 +gpu", "a/b:1 as=0a1b2c3d", "python3"])
+def test_workers_of_another_image_or_gpus_or_login_are_not_ours_to_use(other: str) -> None:
+    wanted = msgspec.structs.replace(spec(1), runtime="a/b:1")
+    assert missing(wanted, [worker("idle", runtime=other)], most=1) == 1
+    assert missing(wanted, [worker("idle", runtime="a/b:1")], most=1) == 0
 
 
 def test_create_mode_never_shares() -> None:
