@@ -188,40 +188,78 @@ elif sudo test -e "$settings/00-dayfly.conf"; then
   reload_sshd
 fi"""
 
+# Each step has a name and a deadline; what it prints is kept, and told where it fails. sudo asks
+# nobody for a password. A script whose connection broke goes on to its end.
+_STEPS = r"""set -eu
+umask 077
+R="$${DAYFLY_ROOT:-}"; me=$$(id -un); new=
+said=$$(mktemp 2>/dev/null) || said=
+if [ -n "$$said" ]; then exec 3>&2 2>"$$said"; fi
+step() { step=$$1; limit=$$2; }
+leave() {
+  status=$$?
+  [ "$$status" = 0 ] || echo "dayfly-step $$step $$status $$limit" >&2
+  if [ -n "$$said" ]; then
+    if [ -w "$$R/tmp/dayfly" ]; then
+      { echo "--- $$(date -u +%FT%TZ) $service: $$step: status $$status"; cat "$$said"; } \
+        >>"$$R/tmp/dayfly/bootstrap.log" || :
+    fi
+    cat "$$said" >&3
+  fi
+  rm -rf "$$said" "$$new"
+}
+trap leave EXIT
+within() { if command -v timeout >/dev/null; then timeout -k 5 "$$limit" "$$@"; else "$$@"; fi; }
+sudo() {
+  if command -v timeout >/dev/null; then timeout -k 5 "$$limit" sudo -n "$$@"
+  else command sudo -n "$$@"; fi
+}
+"""
+
 # One client at a time installs (two may come at once); a service that runs this very package
 # for this very cluster is left alone.
-_INSTALL = Template("""set -eu
-umask 077
-R="$${DAYFLY_ROOT:-}"; me=$$(id -un)
+_INSTALL = Template(
+    _STEPS
+    + """step folders 30
 sudo mkdir -p "$$R/opt/dayfly" "$$R/etc/dayfly" "$$R/etc/systemd/system" "$$R/tmp/dayfly" \
   "$$R/var/lib/dayfly" "$$R/run/dayfly"
 sudo chown "$$me" "$$R/opt/dayfly" "$$R/etc/dayfly" "$$R/tmp/dayfly" "$$R/var/lib/dayfly" \
   "$$R/run/dayfly"
+step unpacking 60
 new=$$(mktemp -d "$$R/opt/dayfly/new.XXXXXX")
-trap 'rm -rf "$$new"' EXIT
-tar -xzf - -C "$$new"
+within tar -xzf - -C "$$new"
+step turn $timeout
 exec 9>"$$R/run/dayfly/install.lock"
-if command -v flock >/dev/null; then flock -w $timeout 9; fi
+if command -v flock >/dev/null; then flock -w $timeout -E 124 9; fi
+step logins 30
 $logins
 mark="$$R/etc/dayfly/$service.mark"
 if [ "$$(cat "$$mark" 2>/dev/null)" = "$mark" ] \
   && systemctl is-active --quiet dayfly-$service.service; then exit 0; fi
-$kit[ -d "$$R/opt/dayfly/$digest" ] || mv "$$new/package" "$$R/opt/dayfly/$digest"
+step environment 0
+$kit
+step files 30
+[ -d "$$R/opt/dayfly/$digest" ] || mv "$$new/package" "$$R/opt/dayfly/$digest"
 mv -f "$$new/config.json" "$$R/etc/dayfly/$service.json"
 sed "s/@USER@/$$me/" "$$new/unit" \
   | sudo tee "$$R/etc/systemd/system/dayfly-$service.service" >/dev/null
 $arm
+step service 90
 sudo systemctl daemon-reload
 sudo systemctl restart dayfly-$service.service || {
-  echo "the service did not start; its log ends:" >&2
-  tail -n 15 "$$R/tmp/dayfly/$service-service.log" >&2; exit 1; }
+  status=$$?
+  echo "the service's log ends:" >&2
+  tail -n 15 "$$R/tmp/dayfly/$service-service.log" >&2 || :
+  exit "$$status"; }
 echo "$mark" >"$$mark"
-""")
+"""
+)
 
+#: Seconds for all steps together, but for the turn and the environment.
+STEPS = 30.0 + 60.0 + 30.0 + 30.0 + 90.0
 
 #: Before the service is touched; what it says is for :mod:`dayfly.environment.report`.
-_KIT = """python3 -I "$new/kit.pyz" <"$new/order.json"
-"""
+_KIT = """python3 -I "$new/kit.pyz" <"$new/order.json\""""
 
 # An environment alone, for a service that will come and find it.
 _AHEAD = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 
 from dayfly import bootstrap
 from dayfly.clock import Clock, Entropy
@@ -13,7 +14,7 @@ from dayfly.errors import CommandError, ProvisionError, UnreachableError
 from dayfly.model import Access, DismantlePolicy, Instance, MasterConfig, Tag, WorkerConfig
 from dayfly.phases import MASTER, Steps, Timeline
 from dayfly.runtimes import Runtime
-from dayfly.shell.base import Connection, Shell, Target
+from dayfly.shell.base import CommandResult, Connection, Shell, Target
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,8 @@ async def _install(
     kit: Order | None,
     steps: Steps,
 ) -> None:
-    limit = timeout + (kit.deadline if kit else 0.0)
+    limit = timeout + bootstrap.STEPS + (kit.deadline if kit else 0.0)
+    log_file = f"/tmp/dayfly/{plan.service}-service.log"  # noqa: S108 - see bootstrap.py
     try:
         result = await connection.run(
             plan.script, stdin=plan.stdin, timeout=limit, heard=steps.hear
@@ -205,18 +207,54 @@ async def _install(
         raise ProvisionError(
             f"the {plan.service} service did not start on {name} within {limit:.0f} s",
             cause=error.cause or error.what,
-            hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
+            hint=f"its log is {log_file} on the VM",
         ) from error
-    if kit is not None and (result.stdout.strip() or result.status not in (0, 1)):
+    failed = _FAILED.search(result.stderr)
+    step = failed["step"] if failed else ""
+    if kit is not None and step in ("", "environment"):
         status, output, errors = result.status, result.stdout, result.stderr
-        report = read(output, vm=name, environment=kit.name, status=status, errors=errors)
-        for note in report.notes:
-            log.warning("%s: %s", name, note)
+        if output.strip() or status:
+            report = read(output, vm=name, environment=kit.name, status=status, errors=errors)
+            for note in report.notes:
+                log.warning("%s: %s", name, note)
     if result.status != 0:
-        tail = "\n    ".join((result.stderr or result.stdout).strip().splitlines()[-20:])
-        raise ProvisionError(
-            f"the {plan.service} service could not be installed on {name} "
-            f"(exit status {result.status})",
-            cause=tail or "it printed nothing",
-            hint=f"its log is /tmp/dayfly/{plan.service}-service.log on the VM",
-        )
+        raise _refusal(plan.service, name, result, failed)
+
+
+#: How the script names the step that failed, with its status and its deadline.
+_FAILED = re.compile(r"^dayfly-step (?P<step>\w+) (?P<status>\d+) (?P<limit>\d+)$", re.MULTILINE)
+
+#: What is printed, and what to do about it; then what to do about a step that fails.
+_WORDS = {
+    r"sudo: |command not found": "the SSH user must be allowed to use sudo without a password: "
+    "choose another ssh_username or target_ami",
+    r"No space left|Disk quota": "give the VMs a larger volume (ebs_volumes), or clear the disk",
+    r"Read-only file system": "choose a target_ami whose /opt, /etc, /var and /tmp can be written "
+    "to, or see the kernel's log (dmesg) for errors of the disk",
+}
+_ADVICE = {
+    "turn": "another program installs on this VM: wait for it, then run again",
+    "logins": "leave ssh_password out, or choose a target_ami with OpenSSH",
+    "service": "its whole log is /tmp/dayfly/{service}-service.log on the VM",
+}
+
+
+def _refusal(
+    service: str, name: str, result: CommandResult, failed: re.Match[str] | None
+) -> ProvisionError:
+    """Which step failed, what it printed, and what to do."""
+    said = _FAILED.sub("", result.stderr or result.stdout).strip()
+    how = f"exit status {result.status}"
+    what = f"the {service} service could not be installed on {name}"
+    advice = ""
+    if failed is not None:
+        if failed["status"] in ("124", "137"):
+            how = f"it did not end within {failed['limit']} s"
+        what += f": the step {failed['step']!r} failed"
+        advice = _ADVICE.get(failed["step"], "").format(service=service)
+    known = (hint for words, hint in _WORDS.items() if re.search(words, said))
+    return ProvisionError(
+        f"{what} ({how})",
+        cause="\n    ".join(said.splitlines()[-20:]) or "it printed nothing",
+        hint=next(known, advice) or "what was done is in /tmp/dayfly/bootstrap.log on the VM",
+    )

@@ -78,7 +78,7 @@ def vm(tmp_path: Path) -> dict[str, str]:
     for name, body in {
         "systemctl": 'echo "$@" >>"$DAYFLY_ROOT/told"; [ "$1" != is-active ] || exit 3',
         "poweroff": "exit 0",
-        "sudo": 'exec "$@"',
+        "sudo": 'shift; exec "$@"',
     }.items():
         (tools / name).write_text(f"#!/bin/sh\n{body}\n")
         (tools / name).chmod(0o755)
