@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import time
+from contextlib import suppress
+from pathlib import Path
 
 
 def square(x: int) -> int:
@@ -25,3 +28,18 @@ def speak(x: int) -> int:
         print(f"call {x} says {part}", flush=True)
         time.sleep(0.2)
     return x
+
+
+def greet(_: int) -> str:
+    """Needs a program of a package of Debian's."""
+    return subprocess.run(["hello"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def fill(_: int) -> int:
+    """Leave next to nothing of the disk."""
+    with Path("/var/tmp/full").open("wb") as file:
+        with suppress(OSError):  # that is what it is for
+            while True:
+                file.write(bytes(1 << 20))
+        file.truncate(file.tell() - (8 << 20))
+    return 1

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,13 @@ from dayfly.config import load
 from dayfly.environment.lock import Lock
 from dayfly.parts import open_parts
 from tests.machines.fixtures import Ec2Box
+from tests.machines.functions import fill, greet, square
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(400)]
 
 SOURCES = "/etc/apt/sources.list"
 #: A sudo that lets nobody do anything without a password; read after cloud-init's own file.
 REFUSAL = {"/etc/sudoers.d/zz-refuse": "ALL ALL=(ALL:ALL) PASSWD: ALL\n"}
-
-
-def square(x: int) -> int:
-    return x * x
-
-
-def greet(_: int) -> str:
-    """Needs a program of a package of Debian's."""
-    return subprocess.run(["hello"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @asynccontextmanager
@@ -192,16 +183,6 @@ async def test_an_apt_that_reaches_no_mirror_names_the_host(box: Ec2Box) -> None
     assert error.kind == "network"
     assert "198.51.100.10 cannot be reached" in str(error)
     assert "let the VM reach that host" in error.args[0]
-
-
-def fill(_: int) -> int:
-    """Leave next to nothing of the disk."""
-    with Path("/var/tmp/full").open("wb") as file:
-        with suppress(OSError):  # that is what it is for
-            while True:
-                file.write(bytes(1 << 20))
-        file.truncate(file.tell() - (8 << 20))
-    return 1
 
 
 async def test_a_job_whose_worker_has_a_full_disk_runs_on_another_one(

@@ -176,3 +176,41 @@ def test_vms_of_which_none_can_be_made_a_worker_fail_each_job_of_their_pool_at_o
     assert [a.job for a in actions if isinstance(a, e.JobClosed)] == ["j", "k"]
     actions = story.tell(e.WorkerLost(worker="w1", reason="no Python 3.14"))
     assert not needed(actions)
+
+
+def test_a_hundred_vms_that_cannot_be_made_workers_are_not_replaced_and_fail_the_job() -> None:
+    story = Story()
+    job = spec(wanted=100)
+    story.job(job, 400)
+    names = [f"w{number}" for number in range(100)]
+    for name in names:
+        story.tell(e.WorkerComing(worker=name, pool=e.pool_of(job)))
+    for name in names:
+        failure = EnvironmentFailure(what=f"no sudo on {name}", cause="sudo: no", hint="mend it")
+        actions = story.tell(e.WorkerUnfit(worker=name, failure=failure))
+        actions += story.tell(e.WorkerLost(worker=name, reason="no sudo"))
+        assert not needed(actions)
+        assert not dismissed(actions), "it goes by itself"
+        ended = closed(actions)
+        assert (ended is not None) is (name == names[-1])
+    assert ended is not None
+    assert ended.reason.splitlines()[0] == "job j cannot run: none of 100 VMs could be prepared"
+    assert ended.reason.splitlines()[-3:] == [
+        "  no sudo on w99",
+        "  cause: sudo: no",
+        "  next:  mend it",
+    ]
+
+
+def test_one_of_many_vms_that_cannot_be_made_a_worker_is_replaced_when_another_was_fit() -> None:
+    story = Story()
+    job = spec(wanted=3)
+    story.job(job, 400)
+    for name in ("w1", "w2", "w3"):
+        story.tell(e.WorkerComing(worker=name, pool=e.pool_of(job)))
+    failure = EnvironmentFailure(what="no sudo on w1")
+    actions = story.tell(e.WorkerUnfit(worker="w1", failure=failure))
+    actions += story.tell(e.WorkerLost(worker="w1", reason="no sudo"))
+    actions += story.ready("w2")
+    assert not needed(actions)
+    assert needed(story.done("w2", 0)) == [1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dayfly.errors import EVERYWHERE, EnvironmentFailedError
+from dayfly.errors import EVERYWHERE, EnvironmentFailedError, ProvisionError
 
 
 class StepTaken(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,8 +118,8 @@ class EnvironmentFailure(msgspec.Struct, frozen=True, kw_only=True, omit_default
     hint: str = ""
 
     @classmethod
-    def of(cls, error: EnvironmentFailedError) -> EnvironmentFailure:
-        """What it says."""
+    def of(cls, error: ProvisionError) -> EnvironmentFailure:
+        """What it says; a plain ``ProvisionError`` is of the one VM."""
         return msgspec.convert(error, cls, from_attributes=True)
 
     @property

@@ -17,7 +17,7 @@ import msgspec
 from dayfly.clock import Clock, happens
 from dayfly.dismantle import SLACK, Due, obey
 from dayfly.environment.report import EnvironmentFailure
-from dayfly.errors import DayflyError, EnvironmentFailedError, ProvisionError
+from dayfly.errors import DayflyError, ProvisionError
 from dayfly.master.events import Pool
 from dayfly.master.installer import Installer
 from dayfly.master.journal import KeptInstance
@@ -142,7 +142,8 @@ class Fleet:
             reason = await self._until_lost(member)
         except DayflyError as error:
             reason = str(error)
-            if isinstance(error, EnvironmentFailedError) and error.everywhere:
+            if isinstance(error, ProvisionError) and not (member.ready or member.here):
+                reason = error.what  # the rest is told with the job that fails of it
                 self._listener.worker_unfit(member.id, EnvironmentFailure.of(error))
             if (why := member.overdue()) is not None:
                 await self._retire(member, why)

@@ -36,7 +36,7 @@ class Listener(Protocol):
         ...
 
     def worker_unfit(self, worker: str, failure: EnvironmentFailure) -> None:
-        """A VM cannot be made a worker, nor can any other like it."""
+        """A VM cannot be made a worker; that it is lost is told apart."""
         ...
 
     def worker_gone(self, worker: str, *, innocent: bool = False) -> None:

@@ -26,7 +26,7 @@ class Ruling(NamedTuple):
     Attributes:
         failed: Jobs that no VM can serve.
         lacking: Jobs that have no worker left.
-        useless: Whether the worker can go.
+        useless: Whether the worker can go; one that never was a worker goes by itself.
     """
 
     failed: list[Job]
@@ -50,5 +50,5 @@ def rule(event: e.WorkerUnfit, worker: Worker, jobs: Mapping[str, Job], roster: 
             failed.append(job)
         elif not group.staying(job_id):
             (failed if event.witness or alone else lacking).append(job)
-    own = not (failure.everywhere or event.witness)
-    return Ruling(failed, lacking, useless=own and worker.unfit.issuperset(group.jobs))
+    own = event.job and not (failure.everywhere or event.witness)
+    return Ruling(failed, lacking, useless=bool(own) and worker.unfit.issuperset(group.jobs))

@@ -25,9 +25,9 @@ def unfit(job: Job, witness: str) -> str:
     else:
         words = [f"job {job.spec.id} cannot run: none of {len(job.unfit)} VMs could be prepared"]
         words += [f"  {failure.what}" for failure in list(job.unfit.values())[-TOLD:]]
-    step = [f"{last.stage} of {last.package}" if last.package else last.stage, last.platform]
-    words.append(f"  step:  {', '.join(filter(None, step))}")
+    step = f"{last.stage} of {last.package}" if last.package else last.stage
     told = {
+        "step": ", ".join(filter(None, [step, last.platform])),
         "cause": "\n".join(filter(None, [last.cause, witness and f"the master: {witness}"])),
         "next": last.hint,
     }
