@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dayfly.processes import space
 from tests.conftest import Home, processes_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -126,7 +127,7 @@ def test_clean_all_leaves_no_process_and_no_file(run: Run, home: Home) -> None:
     run("storage", "put", "mine.txt", "mine")
     with subprocess.Popen(["true"]) as killed:
         pass
-    sockets = Path(tempfile.mkdtemp(prefix=f"dayfly-ssh-{killed.pid}-"))
+    sockets = Path(tempfile.mkdtemp(prefix=f"dayfly-ssh-{killed.pid}-{space()}-"))
     said = run("clean", "--all").stdout
     assert not sockets.exists(), "what a killed client left behind"
     assert said.rstrip().endswith("nothing of ours is left")

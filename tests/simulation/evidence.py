@@ -109,7 +109,7 @@ class Evidence:
             "worker %s is back": lambda _: self._count("worker given up, is back"),
             "the master goes: its %s timer fired": self._master_goes,
             "serving at %s:%d": self._serving,
-            "sweeping workers past their expiry: %s": lambda _: self._count("sweep"),
+            "sweeping VMs past their expiry: %s": lambda _: self._count("sweep"),
             "stopping VMs past their expiry: %s": lambda _: self._count("sweep"),
             "ending workers whose client is gone: %s": lambda _: self._count("sweep of create"),
             "connected to %s": self._connected,
@@ -119,11 +119,16 @@ class Evidence:
             "client %s is here": lambda _: self.here.append(self._now()),
             "%s: %d runners started": self._agent_started,
             "the outcome of call %d of %s: %s": lambda args: self.unstored.add((args[1], args[0])),
-            "job %s needs %d more workers: %s": self._needs,
+            "job %s needs workers (%d): %s": self._needs,
             "the conversation with the master broke; taking it up again": lambda _: self._count(
                 "conversation resumed"
             ),
         }
+
+    @property
+    def listens_for(self) -> list[str]:
+        """The product's words, as its code has them."""
+        return list(self._heard)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

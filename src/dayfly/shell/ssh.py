@@ -21,7 +21,7 @@ from dayfly.errors import (
     HostKeyError,
     UnreachableError,
 )
-from dayfly.processes import runs
+from dayfly.processes import runs, space
 from dayfly.shell.base import CommandResult, Target
 
 #: AES-GCM runs in hardware and needs no MAC of its own; the others are for old servers.
@@ -300,20 +300,23 @@ def _mapped(target: Target, timeout: float, progress: _Progress) -> Iterator[Non
 def sweep() -> None:
     """Delete the sockets of programs that were killed."""
     for folder in _base().glob(f"{_FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not runs(int(owner)):
+        owner, _, rest = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")
+        # Containers may share a folder, and count their processes each by itself.
+        ours = rest.partition("-")[0] == space()
+        if ours and owner.isdecimal() and not runs(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)  # another user's is not ours to delete
 
 
 def _new_folder() -> Path:
     """A folder for a socket, that only this user can enter."""
     sweep()
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_base()))
+    prefix = f"{_FOLDER_PREFIX}{os.getpid()}-{space()}-"
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=_base()))
 
 
 def _base() -> Path:
     base = Path(tempfile.gettempdir())
-    if len(str(base)) > _SOCKET_NAME - len(_FOLDER_PREFIX) - 24:
+    if len(str(base)) > _SOCKET_NAME - len(_FOLDER_PREFIX) - 36:
         return Path("/tmp")  # noqa: S108  (mkdtemp makes a folder of mode 0700 in it)
     return base
 
