@@ -227,6 +227,16 @@ class EnvironmentFailedError(ProvisionError):
         self.vm = vm
         self.platform = platform
 
+    def __str__(self) -> str:
+        step = f"{self.stage} of {self.package}" if self.package else self.stage
+        told = {
+            "step": ", ".join(filter(None, [step, self.platform])),
+            "cause": self.cause,
+            "next": self.hint,
+        }
+        lines = [f"  {name + ':':6} {text}" for name, text in told.items() if text]
+        return "\n".join([self.what, *(line.replace("\n", "\n         ") for line in lines)])
+
     @property
     def everywhere(self) -> bool:
         """Whether it is of the environment, and not of the one VM that it was seen on."""

@@ -226,8 +226,9 @@ _FAILED = re.compile(r"^dayfly-step (?P<step>\w+) (?P<status>\d+) (?P<limit>\d+)
 
 #: What is printed, and what to do about it; then what to do about a step that fails.
 _WORDS = {
-    r"sudo: |command not found": "the SSH user must be allowed to use sudo without a password: "
-    "choose another ssh_username or target_ami",
+    # A host without a name of its own is but warned of.
+    r"sudo: (?!unable to resolve)|command not found": "the SSH user must be allowed to use sudo "
+    "without a password: choose another ssh_username or target_ami",
     r"No space left|Disk quota": "give the VMs a larger volume (ebs_volumes), or clear the disk",
     r"Read-only file system": "choose a target_ami whose /opt, /etc, /var and /tmp can be written "
     "to, or see the kernel's log (dmesg) for errors of the disk",

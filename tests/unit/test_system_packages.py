@@ -153,6 +153,11 @@ SAID = [
         ("disk", False, ""),
         "ebs_volumes",
     ),
+    (
+        "sudo: unable to resolve host ip-10-0-0-1\nE: The list of sources could not be read.",
+        ("broken", False, ""),
+        "mend apt in the image",
+    ),
     ("sudo: a password is required", ("permission", False, ""), "sudo without a password"),
     ("E: The list of sources could not be read.", ("broken", False, ""), "mend apt in the image"),
     (

@@ -429,8 +429,7 @@ class Course:
         if last.state is not JobState.COMPLETED:
             words = last.reason or f"job {self._job} failed"
             if last.failure is not None:
-                told = msgspec.structs.replace(last.failure, what=words, cause="", hint="")
-                return told.error()
+                return last.failure.error()
             return errors.named(last.error, errors.JobError)(words)
         came, total = len(self.arrived), self.total
         if came != total:

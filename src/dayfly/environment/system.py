@@ -106,7 +106,11 @@ def script(packages: Iterable[str], *, deadline: int = DEADLINE) -> str:
 
 #: What apt, dpkg, sudo and the kernel say, and of which kind that is: the first that is found.
 _WORDS: Final[Sequence[tuple[str, str, str]]] = (
-    (r"sudo: ", "permission", "the SSH user must be allowed to use sudo without a password"),
+    (
+        r"sudo: (?!unable to resolve)",
+        "permission",
+        "the SSH user must be allowed to use sudo without a password",
+    ),
     (
         r"No space left on device|enough free space|Disk quota exceeded",
         "disk",
@@ -201,5 +205,6 @@ def _troubles(output: str) -> list[str]:
 def _told(output: str) -> list[str]:
     """What apt-get itself calls an error, or the last lines."""
     lines = [line for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "dpkg:", "sudo:", "dayfly:"))]
+    errors = [line for line in lines if line.startswith(("E:", "dpkg:", "dayfly:"))]
+    errors += [line for line in lines if re.match(_WORDS[0][0], line)]
     return list(dict.fromkeys([*_troubles(output)[-3:], *errors]))[-_TAIL:] or lines[-_TAIL:]

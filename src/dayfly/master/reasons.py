@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dayfly.cost import dollars
+from dayfly.environment.report import EnvironmentFailure
 from dayfly.master import events as e
 from dayfly.master.openjob import Job
 
@@ -17,24 +20,17 @@ def alone(job: Job, what: str) -> str:
     return "\n".join(words)
 
 
-def unfit(job: Job, witness: str) -> str:
+def unfit(job: Job, witness: str) -> EnvironmentFailure:
     """No worker could be given what its functions need; ``witness`` is what the master met."""
     last = list(job.unfit.values())[-1]
     if last.everywhere or len(job.unfit) == 1:
-        words = [f"job {job.spec.id} cannot run: {last.what}"]
+        what = f"job {job.spec.id} cannot run: {last.what}"
     else:
         words = [f"job {job.spec.id} cannot run: none of {len(job.unfit)} VMs could be prepared"]
         words += [f"  {failure.what}" for failure in list(job.unfit.values())[-TOLD:]]
-    step = f"{last.stage} of {last.package}" if last.package else last.stage
-    told = {
-        "step": ", ".join(filter(None, [step, last.platform])),
-        "cause": "\n".join(filter(None, [last.cause, witness and f"the master: {witness}"])),
-        "next": last.hint,
-    }
-    for name, text in told.items():
-        if text:
-            words.append(f"  {name + ':':6} " + text.replace("\n", "\n         "))
-    return "\n".join(words)
+        what = "\n".join(words)
+    cause = "\n".join(filter(None, [last.cause, witness and f"the master: {witness}"]))
+    return msgspec.structs.replace(last, what=what, cause=cause)
 
 
 def too_long(job: Job) -> str:

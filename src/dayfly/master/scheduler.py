@@ -322,8 +322,8 @@ class Scheduler:
             return
         ruling = rule(event, worker, self._jobs, self._roster)
         for job in ruling.failed:
-            reason = reasons.unfit(job, event.witness)
-            self._fail(job, EnvironmentFailedError, reason, out, failure=event.failure)
+            failure = reasons.unfit(job, event.witness)
+            self._fail(job, EnvironmentFailedError, str(failure.error()), out, failure=failure)
         for job in ruling.lacking:
             job.had_worker, job.alone_since = False, now
             self._ask_for_workers(job, event.failure.what, out)

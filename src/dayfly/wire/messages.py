@@ -254,7 +254,7 @@ class JobEnded(Message, frozen=True):
 
     Attributes:
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
-        failure: What it says beside ``reason``, where that is an ``EnvironmentFailedError``.
+        failure: The parts of ``reason``, where that is an ``EnvironmentFailedError``.
         after: The number of the last delivery; whoever has fewer follows again.
         cost: US dollars of its VMs; ``None`` where no price is known.
         total: Calls in all; ``None`` when its items had not all come.

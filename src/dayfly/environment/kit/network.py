@@ -59,7 +59,9 @@ def trouble(error: Exception, url: str) -> Unavailable:
     if isinstance(reason, ssl.SSLError):
         return Unavailable(f"no TLS with {host} ({reason})", passing=True, host=True)
     if isinstance(reason, (socket.timeout, TimeoutError)):
-        return Unavailable(f"{host} does not answer (timeout)", passing=True, host=True)
+        # While it connects, the kernel has knocked several times already.
+        came = not isinstance(error, urllib.error.URLError)
+        return Unavailable(f"{host} does not answer (timeout)", passing=came, host=True)
     if isinstance(reason, (ConnectionResetError, BrokenPipeError, http.client.HTTPException)):
         return Unavailable(f"{host} broke the connection ({reason!r})", passing=True)
     if isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
