@@ -33,7 +33,8 @@ TRODDEN: Final = "ami-0d7a0dde000000000"
 #: Image id -> what is installed on Debian 12 in it: a container engine.
 ENGINES: Final = {
     "ami-0d0c4e50000000000": ("docker.io", "docker-registry"),
-    "ami-0b0d3a50000000000": ("podman", "crun"),
+    # crun would raise limits, which a host that is a container itself may not be allowed to.
+    "ami-0b0d3a50000000000": ("podman", "runc"),
 }
 DOCKER, PODMAN = ENGINES
 

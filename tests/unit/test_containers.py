@@ -268,6 +268,23 @@ async def test_an_image_without_python_is_told(engine: Engine, images: ImageEnvi
         await images.bring("")
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (126, "exec /usr/bin/python3: exec format error", "cannot be executed"),
+        (126, "crun: setrlimit: Operation not permitted", "engine cannot run a container"),
+        (125, "invalid reference", "engine cannot run a container"),
+        (127, "", "has no python3"),
+        (139, "", "exit status 139"),
+        (None, "", "did not begin"),
+    ],
+)
+def test_why_a_container_did_not_begin_is_told(status: int | None, said: str, told: str) -> None:
+    what, _ = words.no_container(IMAGE, status, said)
+    assert told in what
+    assert IMAGE in what
+
+
 async def test_an_engine_that_breaks_later_fails_the_calls_and_says_so(
     engine: Engine, images: ImageEnvironments
 ) -> None:

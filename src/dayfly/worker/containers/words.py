@@ -143,12 +143,12 @@ def no_container(image: str, status: int | None, said: str) -> tuple[str, str]:
             f"the container image {image} has no python3 on its PATH",
             "install Python in the image; dayfly runs python3 in it",
         )
-    if status == NOT_EXECUTABLE:
+    if re.search(r"exec format error", said, re.IGNORECASE):
         return (
             f"python3 of the container image {image} cannot be executed",
             "see whether the image is made for the processors of this worker",
         )
-    if status == ENGINE_FAILED:
+    if status in (ENGINE_FAILED, NOT_EXECUTABLE):
         return f"the container engine cannot run a container of {image}", ""
     if status is None:
         return f"a container of {image} did not begin", ""
