@@ -132,7 +132,10 @@ ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 def no_container(image: str, status: int | None, said: str) -> tuple[str, str]:
     """Why a container did not begin, and what to do."""
-    if re.search(r"could not select device driver|nvidia|gpu", said, re.IGNORECASE):
+    if re.search(
+        r"could not select device driver|nvidia-container|libnvidia|nvidia\.com/gpu|GPU vendor",
+        said,
+    ):
         hint = (
             "use_gpu needs GPUs (worker_instance_type), and NVIDIA's driver and container toolkit "
             "(target_ami; the AWS Deep Learning Base AMI has both)"
