@@ -224,10 +224,12 @@ async def _install(
 #: How the script names the step that failed, with its status and its deadline.
 _FAILED = re.compile(r"^dayfly-step (?P<step>\w+) (?P<status>\d+) (?P<limit>\d+)$", re.MULTILINE)
 
+#: sudo says so wherever no DNS server knows the VM, and goes on.
+_HARMLESS = re.compile(r"^sudo: unable to resolve host.*\n?", re.MULTILINE)
+
 #: What is printed, and what to do about it; then what to do about a step that fails.
 _WORDS = {
-    # A host without a name of its own is but warned of.
-    r"sudo: (?!unable to resolve)|command not found": "the SSH user must be allowed to use sudo "
+    r"sudo: |command not found": "the SSH user must be allowed to use sudo "
     "without a password: choose another ssh_username or target_ami",
     r"No space left|Disk quota": "give the VMs a larger volume (ebs_volumes), or clear the disk",
     r"Read-only file system": "choose a target_ami whose /opt, /etc, /var and /tmp can be written "
@@ -244,7 +246,7 @@ def _refusal(
     service: str, name: str, result: CommandResult, failed: re.Match[str] | None
 ) -> ProvisionError:
     """Which step failed, what it printed, and what to do."""
-    said = _FAILED.sub("", result.stderr or result.stdout).strip()
+    said = _FAILED.sub("", _HARMLESS.sub("", result.stderr or result.stdout)).strip()
     how = f"exit status {result.status}"
     what = f"the {service} service could not be installed on {name}"
     advice = ""

@@ -87,7 +87,9 @@ async def refusal(vm: Vm) -> ProvisionError:
 
 
 async def test_a_sudo_that_refuses_is_named_with_what_to_do(vm: Vm) -> None:
-    vm.program("sudo", "echo 'sudo: a password is required' >&2; exit 1")
+    vm.program(
+        "sudo", "echo 'sudo: unable to resolve host x\nsudo: a password is required' >&2; exit 1"
+    )
     error = await refusal(vm)
     assert "the worker service could not be installed on i-1: the step 'folders'" in error.what
     assert error.cause == "sudo: a password is required"

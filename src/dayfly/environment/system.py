@@ -141,6 +141,8 @@ _UNKNOWN: Final = re.compile(
     r"Unable to locate package (\S+)|Package '?([^ ']+)'? has no installation candidate"
     r"|Version '.*' for '(\S+)' was not found|Couldn't find any package by \w+ '(\S+)'"
 )
+#: sudo says so wherever no DNS server knows the VM, and goes on.
+_HARMLESS: Final = re.compile(r"sudo: unable to resolve host")
 _FAILED: Final = re.compile(r"Errors were encountered while processing:\n (\S+)")
 
 
@@ -204,7 +206,8 @@ def _troubles(output: str) -> list[str]:
 
 def _told(output: str) -> list[str]:
     """What apt-get itself calls an error, or the last lines."""
-    lines = [line for line in output.splitlines() if line.strip()]
+    lines = [line for line in output.splitlines() if line.strip() and not _HARMLESS.match(line)]
     errors = [line for line in lines if line.startswith(("E:", "dpkg:", "dayfly:"))]
     errors += [line for line in lines if re.match(_WORDS[0][0], line)]
-    return list(dict.fromkeys([*_troubles(output)[-3:], *errors]))[-_TAIL:] or lines[-_TAIL:]
+    troubles = _troubles("\n".join(lines))
+    return list(dict.fromkeys([*troubles[-3:], *errors]))[-_TAIL:] or lines[-_TAIL:]
