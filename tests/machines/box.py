@@ -5,6 +5,7 @@ Handed from ``python -m tests.machines`` to the tests by the environment.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -99,8 +100,11 @@ def open_run(cache: Path) -> Run:
     name = f"{os.getpid()}-{os.urandom(3).hex()}"
     folder = cache / "runs" / name
     folder.mkdir(parents=True)
-    lock = os.open(folder.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+    # Locked before it has the name by which others know it: they would take it for a killed run's.
+    new = folder.with_suffix(".new")
+    lock = os.open(new, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    new.rename(folder.with_suffix(".lock"))
     outside = os.open("/proc/self/ns/net", os.O_RDONLY)
     for descriptor in (lock, outside):
         os.set_inheritable(descriptor, True)
@@ -110,7 +114,8 @@ def open_run(cache: Path) -> Run:
 def stale(cache: Path) -> Iterator[str]:
     """The names of runs that were killed: nobody holds their lock."""
     for path in sorted((cache / "runs").glob("*.lock")):
-        with path.open() as file:
+        # One that is gone was deleted by another run, which has seen the same.
+        with contextlib.suppress(FileNotFoundError), path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

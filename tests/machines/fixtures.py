@@ -246,7 +246,7 @@ def leftovers(run: Run) -> list[str]:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     return [
         *(str(path) for path in run.cgroup.iterdir() if path.is_dir()),
-        *(mount for mount in mounts if mount.startswith(str(run.folder))),
+        *(mount for mount in mounts if mount.startswith(f"{run.folder}/")),
         *network.links(),
         *(str(path) for path in run.folder.iterdir()),
     ]

@@ -11,14 +11,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from xdist.workermanage import NodeManager
+
 from tests.machines import box, root
 
 #: What to say in place of ``python``.
 PYTHON: Final = (sys.executable, "-m", "tests.machines.lane")
 
 
+#: Seconds for a box to tidy up, before its first process is killed; pytest-xdist's own are 10.
+TIDYING: Final = 60
+
+
 def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
     """Called by pytest-xdist with what its workers are to be."""
+    NodeManager.EXIT_TIMEOUT = TIDYING
     for spec in specs:
         spec.python = shlex.join(PYTHON)
 

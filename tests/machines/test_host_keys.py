@@ -37,7 +37,7 @@ async def test_a_worker_with_another_key_is_refused_by_name_and_another_does_its
     warm_box.machines.files |= OTHER_KEY
     async with FunctionExecutor(config=warm_box.config, max_workers=2) as ex, asyncio.timeout(90):
         job = ex.map(slow, range(40))
-        await eventually(lambda: len(warm_box.instances("worker")) == 2)
+        await eventually(lambda: len(warm_box.machines.states()) == 3)
         warm_box.machines.files.clear()  # what takes its place is as it should be
         (bad,) = [life.id for life in warm_box.instances("worker") if life.id != good.id]
         assert await job == [*range(40)]

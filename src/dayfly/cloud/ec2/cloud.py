@@ -18,7 +18,7 @@ from dayfly.cloud.ec2.imaging import Ec2Imaging
 from dayfly.cloud.ec2.instances import changing
 from dayfly.cloud.ec2.instances.listing import Listing
 from dayfly.cloud.ec2.instances.terminating import terminate
-from dayfly.cloud.ec2.launch.images import find_image
+from dayfly.cloud.ec2.launch.images import Image, find_chosen, find_image
 from dayfly.cloud.ec2.launch.instancetypes import find_types
 from dayfly.cloud.ec2.launch.launching import Launcher
 from dayfly.cloud.ec2.launch.pools import RESTING, Outlook, Resting
@@ -33,7 +33,7 @@ from dayfly.cloud.ec2.prices import find_prices
 from dayfly.cloud.ec2.reactions import Kind, reaction
 from dayfly.config.sections import Ec2Section
 from dayfly.environment.lock import Platform
-from dayfly.errors import ConfigError, DayflyError
+from dayfly.errors import ApiError, ConfigError, DayflyError
 from dayfly.model import ALIVE, ExecMode, Instance, InstanceSpec, InstanceState, Launch, Price
 
 #: Seconds for which a network that was found is taken to be there still.
@@ -113,9 +113,25 @@ class Ec2Cloud:
         await self.processes(instance_type)  # in one call with all that will be asked for
         facts = (await find_types(self._api, [instance_type]))[instance_type]
         if section.exec_mode is ExecMode.CONSUME:
-            return platform_of(facts.architecture)
+            own = await self._own_image(facts.architecture)
+            return platform_of(facts.architecture, own.name if own else "")
         image = await find_image(self._api, section.target_ami, facts.architecture)
         return image.platform or platform_of(facts.architecture, image.name)
+
+    async def _own_image(self, architecture: str) -> Image | None:
+        """What the user's own VM was made from, where that can still be seen."""
+        try:
+            answer = await self._api.call(
+                "describe_instances", InstanceIds=[self._section.instance_id]
+            )
+        except ApiError as error:
+            if not error.code.startswith("InvalidInstanceID."):
+                raise
+            return None  # that is told where it is to be started
+        for reservation in answer["Reservations"]:
+            for told in reservation["Instances"]:
+                return await find_chosen(self._api, told["ImageId"], architecture)
+        return None
 
     async def python(self, instance_type: str) -> str:  # noqa: D102
         section = self._section
