@@ -18,6 +18,7 @@ _NEEDED = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
 }
 #: What Debian's releases have; a client's own version must be on one of them.
 PYTHONS = ((3, 11), (3, 13))

@@ -27,7 +27,8 @@ def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
     """Called by pytest-xdist with what its workers are to be."""
     NodeManager.EXIT_TIMEOUT = TIDYING
     for spec in specs:
-        spec.python = shlex.join(PYTHON)
+        # It goes when pytest does, even if that is killed.
+        spec.python = shlex.join(["setpriv", "--pdeathsig", "KILL", *PYTHON])
 
 
 def main(arguments: list[str]) -> None:

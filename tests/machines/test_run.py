@@ -45,7 +45,7 @@ def test_a_run_that_is_killed_leaves_no_machine_and_the_next_one_its_files(
 
         until(lambda: len(machines()) == 8, "eight machines")
         os.kill(killed.pid, signal.SIGKILL)
-    until(lambda: not processes_of(folder), "its processes to be gone", 10.0)
+    until(lambda: not processes_of(folder), "its processes to be gone", 20.0)
     # Others' runs delete its files too, when they begin.
     until(lambda: folder.name in stale(run.cache) or not folder.exists(), "its lock to be free")
     collect = [*command, "-n", "0", "--collect-only"]
