@@ -13,8 +13,9 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ class Engine:
 
     def runs(self) -> list[list[str]]:
         return [each["words"] for each in self.asked if each["words"][0] == "run"]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder of few letters: sockets lie in it, whose paths have 107 bytes at the most."""
+    with tempfile.TemporaryDirectory(prefix="dfly-") as name:
+        yield Path(name)
 
 
 @pytest.fixture
