@@ -48,18 +48,17 @@ def pytest_collection_modifyitems(
     if hasattr(config, "workerinput"):
         return  # to be told where people see it: by each test
     try:
-        config.stash[SETTINGS] = _read(selected)
+        config.stash[SETTINGS] = _read()
     except RefusedError as refused:
         raise pytest.UsageError(str(refused)) from None
 
 
-def _read(selected: list[pytest.Item]) -> Settings:
+def _read() -> Settings:
     asked = os.environ.get(said.SWITCH) == "1"
     return said.read(
         os.environ,
         # Without the switch not even the instance's own metadata is asked.
         credentials=asked and botocore.session.Session().get_credentials() is not None,
-        workers=any("launcher" in getattr(item, "fixturenames", ()) for item in selected),
     )
 
 

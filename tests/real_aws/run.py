@@ -203,6 +203,7 @@ def configuration(settings: Settings, emulated: EmulatedAws | None) -> dict[str,
     if emulated:
         ec2 |= {
             "instance_role": emulated.role,
+            "environment": "image",  # the machines have the tests' own Python
             "ssh_port": SSH_PORT,
             "ssh_cidr": "127.0.0.0/8",
             "start_timeout": 60,

@@ -40,7 +40,7 @@ class Settings:
         emulated: Against the emulated account, which needs none of the rest.
         region: Of the account.
         role: The instance profile of the VMs.
-        ami: Their image; empty: Ubuntu's, which has no Python that dayfly runs on.
+        ami: Their image; empty: Ubuntu's.
         max_cost: US dollars for the whole run.
         probe_limits: Whether to exhaust the account's rate limits for some seconds.
         run: The run's id, on everything that it makes.
@@ -55,19 +55,18 @@ class Settings:
     run: str
 
 
-def read(environ: Mapping[str, str], *, credentials: bool, workers: bool) -> Settings:
+def read(environ: Mapping[str, str], *, credentials: bool) -> Settings:
     """Read a run's settings.
 
     Args:
         environ: Where they are.
         credentials: Whether the standard chain has found any.
-        workers: Whether a test was selected that needs VMs which run dayfly.
 
     Raises:
         RefusedError: Something is missing; all of it is named.
     """
     emulated = environ.get(EMULATED) == "1"
-    reasons = [] if emulated else _missing(environ, credentials=credentials, workers=workers)
+    reasons = [] if emulated else _missing(environ, credentials=credentials)
     try:
         max_cost = float(environ.get(MAX_COST, DEFAULT_MAX_COST))
     except ValueError:
@@ -87,7 +86,7 @@ def read(environ: Mapping[str, str], *, credentials: bool, workers: bool) -> Set
     )
 
 
-def _missing(environ: Mapping[str, str], *, credentials: bool, workers: bool) -> list[str]:
+def _missing(environ: Mapping[str, str], *, credentials: bool) -> list[str]:
     reasons = []
     if environ.get(SWITCH) != "1":
         reasons.append(f"they spend money, and {SWITCH}=1 does not say that they may")
@@ -99,9 +98,4 @@ def _missing(environ: Mapping[str, str], *, credentials: bool, workers: bool) ->
         reasons.append(f"{REGION} is not set: a region that nothing else of yours is in")
     if not environ.get(ROLE):
         reasons.append(f"{ROLE} is not set: the instance profile of the VMs, by its name")
-    if workers and not environ.get(AMI):
-        reasons.append(
-            f"{AMI} is not set: an image whose python3 is 3.11 or newer and has dayfly's"
-            " dependencies; tests/real_aws/account alone runs without it"
-        )
     return reasons

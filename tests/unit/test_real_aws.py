@@ -60,28 +60,26 @@ def test_a_plain_run_selects_nothing_of_it() -> None:
 def test_the_marker_alone_is_refused_and_all_that_is_missing_is_named() -> None:
     done = suite("-n0", "-q", "-m", "real_aws", "tests/real_aws/fleet")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
-    for word in ("DAYFLY_REAL_AWS=1", "credentials", "_REGION", "_ROLE", "_AMI", "README.md"):
+    for word in ("DAYFLY_REAL_AWS=1", "credentials", "_REGION", "_ROLE", "README.md"):
         assert word in done.stderr
     assert "passed" not in done.stdout
 
 
-def test_without_an_image_only_the_tests_that_need_no_worker_are_let_through() -> None:
-    assert not read(ASKED, credentials=True, workers=False).ami
-    with pytest.raises(RefusedError, match="DAYFLY_REAL_AWS_AMI"):
-        read(ASKED, credentials=True, workers=True)
+def test_without_an_image_of_ones_own_ubuntus_is_brought_up() -> None:
+    assert not read(ASKED, credentials=True).ami
 
 
 @pytest.mark.parametrize("wrong", ["much", "0", "-1", "nan", "5000"])
 def test_a_cap_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(RefusedError, match="MAX_COST"):
-        read({**ASKED, "DAYFLY_REAL_AWS_MAX_COST": wrong}, credentials=True, workers=False)
-    assert read(ASKED, credentials=True, workers=False).max_cost == 1.0
+        read({**ASKED, "DAYFLY_REAL_AWS_MAX_COST": wrong}, credentials=True)
+    assert read(ASKED, credentials=True).max_cost == 1.0
 
 
 def test_an_endpoint_of_somebody_elses_is_no_real_account() -> None:
     elsewhere = {**ASKED, "AWS_ENDPOINT_URL": "http://127.0.0.1:5000"}
     with pytest.raises(RefusedError, match="no real account"):
-        read(elsewhere, credentials=True, workers=False)
+        read(elsewhere, credentials=True)
 
 
 # -- it keeps to its cap --
