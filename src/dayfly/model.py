@@ -272,7 +272,8 @@ class JobRecord(JobRow, frozen=True, kw_only=True):
     """A job that is over, as storage keeps it.
 
     Attributes:
-        outcomes: Encoded deliveries, in order, when they are few; else they lie in parts.
+        outcomes: Encoded deliveries, in order, when they are few.
+        parts: Else the SHA-256 of each object that holds some of them, in order.
         after: The number of the last delivery.
         error: For FAILED, the class of :mod:`dayfly.errors` to raise.
         failure: What it says, where that is an ``EnvironmentFailedError``.
@@ -286,6 +287,7 @@ class JobRecord(JobRow, frozen=True, kw_only=True):
     single: bool = False
     return_exceptions: bool = False
     outcomes: list[bytes] = []
+    parts: list[str] = []
 
 
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):

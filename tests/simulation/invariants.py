@@ -109,6 +109,8 @@ class Judge:
         self._kept: Counter[str] = Counter()
         self._client_of: dict[str, Process] = {}
         self._attached: dict[str, float] = {}
+        #: Jobs whose completion is in storage, and that have ended otherwise since.
+        self._completed: dict[str, str] = {}
         self._awaits = Awaits(world.loop.time, self.violated)
         self.bounded = self._awaits.bounded
         self.deadlines = Deadlines(
@@ -360,11 +362,21 @@ class Judge:
         return found
 
     def _still_recorded(self, job: str) -> None:
-        """A job that is over again must not be so by another end than the one in storage."""
+        """A job that is over again is so by the end in storage, for whoever awaits it."""
         before = record_of(self.world.storage, job)
         _, how = self.evidence.over[job]
-        if before is not None and before.state == "completed" != how.partition(" ")[0]:
+        if before is None or before.state != "completed" or how.partition(" ")[0] == "completed":
+            return
+        self._completed[job] = how
+        if job in self._client_of:
             self.violated("a job that was completed stays so", f"{job} is over again: {how}")
+
+    def _completed_stayed_so(self) -> None:
+        for job, how in self._completed.items():
+            now = record_of(self.world.storage, job)
+            kept = self.cleaning if now is None else now.state == "completed"
+            if not kept:
+                self.violated("a job that was completed stays so", f"{job} is over again: {how}")
 
     # -- ends --
 
@@ -376,6 +388,7 @@ class Judge:
     def at_the_end(self) -> None:
         """Everything is over."""
         self.replay()
+        self._completed_stayed_so()
         counts = self.evidence.counts
         counts["master restarted"] += max(0, len(self.evidence.served) - 1)
         counts["own deadline"] += self._own_deadlines()

@@ -360,7 +360,7 @@ async def test_outcomes_that_were_cleaned_away_are_an_error_and_not_an_early_end
     storage = DirectoryStorage(tmp_path)
     record = JobRecord(
         id="j", function="f", submitted_at=0, workers=1, done=3, failed=0, total=3,
-        state=JobState.COMPLETED, after=2,
+        state=JobState.COMPLETED, after=2, parts=["gone"],
     )  # fmt: skip
     await storage.put_object(keys.record("j"), msgspec.json.encode(record))
     memory = await recollect(storage, "j")

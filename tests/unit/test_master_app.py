@@ -16,6 +16,7 @@ import pytest
 
 import dayfly
 from dayfly import errors
+from dayfly.client.recollection import recollect
 from dayfly.clock import SystemClock
 from dayfly.master import archive
 from dayfly.model import DismantlePolicy, ExecMode, JobRecord, JobState, LogLine, OutcomeKind
@@ -365,6 +366,40 @@ async def test_a_follower_that_comes_later_gets_all_outcomes_from_the_number_it_
 
 
 @pytest.mark.parametrize("few", [0, 1 << 20], ids=["in parts", "in the record"])
+async def test_a_job_that_was_completed_stays_so_when_a_second_master_was_told_to_run_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(archive, "FEW", few)
+
+    async def archived(service: Master) -> None:
+        dossier = service.hub.books.dossier("j")
+        assert dossier is not None
+        await until(lambda: dossier.archived)
+
+    async with master(tmp_path) as service, service.client() as door:
+        await door.send(m.Adopt(instances=[instance("w1")], policy=POLICY))
+        worker = await (await service.worker()).ready()
+        await submit(door, spec(), 3)
+        assert (await follow(door)).indices == [0, 1, 2]
+        await archived(service)
+        await worker.leave()
+    for lost in tmp_path.glob("journal.sqlite*"):
+        lost.unlink()
+    async with master(tmp_path) as service, service.client() as door:
+        await submit(door, spec(), 3)
+        await door.send(m.Cancel(job="j"))
+        ended = (await follow(door)).ended
+        assert ended is not None
+        assert ended.state is JobState.CANCELLED
+        await archived(service)
+        memory = await recollect(service.storage, "j")
+        assert memory is not None
+        assert memory.last_word.state is JobState.COMPLETED
+        deliveries = [each async for each in memory.deliveries()]
+        assert sorted(o.index for d in deliveries for o in d.outcomes) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("few", [0, 1 << 20], ids=["in parts", "in the record"])
 async def test_a_job_that_is_over_can_be_read_from_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
@@ -391,7 +426,8 @@ async def test_a_job_that_is_over_can_be_read_from_storage(
         frames = record.outcomes
         if not few:
             assert frames == []
-            frames = m.CHUNK.decode(await service.storage.get_object(keys.outcomes("j", 0)))
+            part = await service.storage.get_object(keys.outcomes("j", *record.parts))
+            frames = m.CHUNK.decode(part)
         deliveries = [msgspec.msgpack.decode(frame, type=m.Delivery) for frame in frames]
         assert [o.index for d in deliveries for o in d.outcomes] == [0, 1]
         lines = msgspec.msgpack.decode(

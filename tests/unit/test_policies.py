@@ -221,7 +221,7 @@ def test_a_worker_reads_what_goes_in_and_writes_what_comes_out() -> None:
 
 
 def test_a_master_writes_what_became_of_jobs() -> None:
-    for key in (keys.record("job"), keys.outcomes("job", 0), keys.logs("job")):
+    for key in (keys.record("job"), keys.outcomes("job", "part"), keys.logs("job")):
         assert may("master", "s3:PutObject", s3(whole(key)))
     assert not may("master", "s3:PutObject", s3(whole(keys.outcome("job", 7))))
 

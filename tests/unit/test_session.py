@@ -14,7 +14,7 @@ from dayfly.client import session as module
 from dayfly.client.channel import JobRequest
 from dayfly.client.conversation import Channel
 from dayfly.client.session import MasterSession
-from dayfly.model import CallOutcome, InstanceState, JobSpec, OutcomeKind
+from dayfly.model import CallOutcome, InstanceState, JobSpec, JobState, OutcomeKind
 from dayfly.wire import messages as m
 from tests.unit.master_support import spec
 
@@ -125,6 +125,36 @@ async def test_outcomes_in_storage_that_cannot_all_be_read_are_not_taken_in_part
     channel.talks_to("a journal")
     assert not await session._recall(channel)
     assert (channel.journal, channel.last) == ("a journal", 0)
+    await session.aclose()
+
+
+@pytest.mark.parametrize("broken", [True, False])
+async def test_a_master_that_may_have_a_job_again_which_storage_says_is_over_is_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    class Memory:
+        last_word = m.JobEnded(job="j-1", state=JobState.COMPLETED, after=1)
+
+        async def deliveries(self) -> Any:
+            yield m.Delivery(job="j-1", number=1, outcomes=[CallOutcome(0, OutcomeKind.VALUE, b"")])
+
+    async def recollect(*_: object) -> Memory:
+        return Memory()
+
+    withdrawn: list[str] = []
+
+    async def withdraw(job: str) -> bool:
+        withdrawn.append(job)
+        return False
+
+    monkeypatch.setattr(module, "recollect", recollect)
+    session = Session()
+    made = cast("Any", session._made)
+    made.conversation.withdraw, made.conversation.open = withdraw, not broken
+    channel = Channel(session, JobRequest(spec=spec("j-1"), function=b""))
+    channel.talks_to("a second master")
+    assert await session._recall(channel)
+    assert withdrawn == ["j-1"] * broken  # else it has just said that it knows no such job
     await session.aclose()
 
 

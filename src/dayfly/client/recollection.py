@@ -49,21 +49,10 @@ class Recollection:
         """
         for frame in self.record.outcomes:
             yield self._delivery(frame)
-        if self.record.outcomes or not self.record.done:
-            return
-        part, number = 0, 0
-        while self.record.after is None or number < self.record.after:
-            try:
-                frames = await self._storage.get_object(keys.outcomes(self.record.id, part))
-            except ObjectNotFoundError:
-                if part and self.record.after is None:
-                    return  # an older dayfly did not write down how many there are
-                raise
-            part += 1
+        for part in self.record.parts:
+            frames = await self._storage.get_object(keys.outcomes(self.record.id, part))
             for frame in self._decoded(frames):
-                delivery = self._delivery(frame)
-                number = delivery.number
-                yield delivery
+                yield self._delivery(frame)
 
     async def events(self) -> AsyncIterator[Event]:
         """See :meth:`dayfly.client.channel.JobChannel.events`."""

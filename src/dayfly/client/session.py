@@ -295,6 +295,9 @@ class MasterSession:
             channel.task.cancel()
         self._finish(channel, memory.last_word)
         road = await self._open_road()
+        if not road.conversation.open:
+            # It may have been told to a second master, which would run it again.
+            await road.conversation.withdraw(channel.id)
         road.staffing.dismiss(channel)
         return True
 

@@ -3,24 +3,28 @@
 The record is written last, so whoever finds it finds the rest:
 
 * ``keys.record``: the :class:`~dayfly.model.JobRecord` as JSON, with the outcomes if they are few;
-* ``keys.outcomes``: else parts 0, 1, ..., each a MessagePack array of encoded
+* ``keys.outcomes``: else parts, each a MessagePack array of encoded
   :class:`~dayfly.wire.messages.Delivery`;
 * ``keys.logs``: a MessagePack array of :class:`~dayfly.model.LogLine`.
+
+A job may be told to a second master, if the first is lost just as it has ended. What was completed
+stays so: only a job that is completed takes the place of a record that is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from itertools import chain, repeat
 
 import msgspec
 
-from dayfly.errors import DayflyError
+from dayfly.errors import DayflyError, ObjectExistsError
 from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
-from dayfly.model import JobRecord, JobRow
+from dayfly.model import JobRecord, JobRow, JobState
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
@@ -51,24 +55,35 @@ async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage
     """
     # A power cut must not bring a job back to life whose record is in storage.
     journal.sync()
-    part, size, after = 0, 0, 0
+    job, size, after = record.id, 0, 0
     frames: list[bytes] = []
-    job = record.id
+    parts: list[str] = []
     while page := journal.deliveries(job, after, 64):
         after = page[-1][0]
         frames += [frame for _, frame in page]
         size += sum(len(frame) for _, frame in page)
         if size >= PART:
-            await storage.put_object(keys.outcomes(job, part), m.ENCODER.encode(frames))
-            part, size, frames = part + 1, 0, []
-    if frames and (part or size > FEW):
-        await storage.put_object(keys.outcomes(job, part), m.ENCODER.encode(frames))
+            parts.append(await _put_part(job, frames, storage))
+            size, frames = 0, []
+    if frames and (parts or size > FEW):
+        parts.append(await _put_part(job, frames, storage))
         frames = []
+    record = msgspec.structs.replace(record, outcomes=frames, parts=parts)
+    ends = [(keys.record(job), msgspec.json.encode(record))]
     if logbook.size(job):
-        lines = logbook.lines(job)
-        await storage.put_object(keys.logs(job), m.ENCODER.encode(lines))
-    record = msgspec.structs.replace(record, outcomes=frames)
-    await storage.put_object(keys.record(job), msgspec.json.encode(record))
+        ends.insert(0, (keys.logs(job), m.ENCODER.encode(logbook.lines(job))))
+    for key, data in ends:
+        try:
+            await storage.put_object(key, data, if_absent=record.state is not JobState.COMPLETED)
+        except ObjectExistsError:
+            log.info("%s is there, as an earlier master or attempt has written it", key)
+
+
+async def _put_part(job: str, frames: list[bytes], storage: Storage) -> str:
+    data = m.ENCODER.encode(frames)
+    part = hashlib.sha256(data).hexdigest()
+    await storage.put_object(keys.outcomes(job, part), data)
+    return part
 
 
 class Archivist:

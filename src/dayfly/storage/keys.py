@@ -51,9 +51,9 @@ def record(job: str) -> str:
     return f"{JOBS}{job}/record"
 
 
-def outcomes(job: str, part: int) -> str:
-    """The small outcomes of a job that has ended, in parts."""
-    return f"{JOBS}{job}/outcomes/{part:06d}"
+def outcomes(job: str, part: str) -> str:
+    """A part of the small outcomes of a job that has ended, by its content."""
+    return f"{JOBS}{job}/outcomes/{part}"
 
 
 def logs(job: str) -> str:
