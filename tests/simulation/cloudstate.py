@@ -43,6 +43,7 @@ class CloudState(Lives):
 
     Attributes:
         orders: Every launch, by its token.
+        throttled_until: When others on this account leave it room for calls again.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class CloudState(Lives):
         self.zones = zones
         self.orders: dict[str, Order] = {}
         self._limits = RequestLimits(limits)
-        self._throttled_until = 0.0
+        self.throttled_until = 0.0
         self._dry_until: dict[tuple[str, bool], float] = {}
 
     def accepts(self, operation: str, instances: int = 0) -> bool:
@@ -68,8 +69,8 @@ class CloudState(Lives):
         if self.faults.strikes("throttled"):
             # Somebody else calls on this account.
             busy = self.faults.amount("throttled", 0.5, 200.0)
-            self._throttled_until = max(self._throttled_until, self.now + busy)
-        if self.now < self._throttled_until:
+            self.throttled_until = max(self.throttled_until, self.now + busy)
+        if self.now < self.throttled_until:
             return False
         tokens = {operation: 1.0} | ({"instances": float(instances)} if instances else {})
         return self._limits.take(self.now, tokens)

@@ -67,12 +67,11 @@ class Drains:
         return self._cloud.vms[worker].state not in UP or any(at >= since for at, _ in ends)
 
     def _idle_since(self, worker: str, since: float, now: float) -> float:
-        parted = self._evidence.parted.get(worker, 0.0)
-        if parted >= max(self._evidence.connected[worker], default=0.0):
-            return now  # it has no master that could tell it to go
+        if not self._evidence.has_master(worker):
+            return now  # nobody could tell it to go
         ends = (
             now if run.ended is None else run.ended
             for run in self._executions
             if run.instance == worker
         )
-        return max(since, parted, self._disturbed(), *ends)
+        return max(since, self._evidence.connected[worker][-1], self._disturbed(), *ends)

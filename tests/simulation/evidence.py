@@ -152,6 +152,18 @@ class Evidence:
         if heed := self._heard.get(str(record.msg)):
             heed(record.args if isinstance(record.args, tuple) else ())
 
+    def has_master(self, worker: str, *, up: float = 0.0) -> bool:
+        """Whether a worker's agent has a master, as far as it knows.
+
+        One that is killed says no more that it lost its master; the next has none until it calls.
+
+        Args:
+            worker: Which.
+            up: When its VM came up: an agent that ends with its VM says nothing either.
+        """
+        since = max(up, self.parted.get(worker, 0.0), *self.agents[worker][-1:])
+        return any(at > since for at in self.connected[worker][-1:])
+
     def fired(self, timer: str) -> None:
         """A timer that the product does not log has fired, by the truth."""
         self._count(timer)

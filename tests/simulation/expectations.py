@@ -190,6 +190,8 @@ class Expectations:
                 return knobs.max_cost is not None and "max_cost" in str(error)
             case errors.ShellError() | errors.CloudError() | errors.NoWorkersError() if slow:
                 return True  # a boot may take longer than start_timeout, in any story
+            case errors.WireError() if slow and "start_timeout" in str(error):
+                return True  # and so may the service's first answer
             case errors.JobCancelledError():
                 if judge.cleaning or name in judge.orphans:
                     return True

@@ -325,10 +325,9 @@ class Judge:
 
     def _astray(self, worker: str) -> bool:
         """Whether a worker has lost its master, or its client before it had one."""
-        connected = self.evidence.connected[worker]
-        if not connected:
+        if not self.evidence.connected[worker]:
             return bool(self.orphans)
-        return connected[-1] < self.evidence.parted.get(worker, 0.0)
+        return not self.evidence.has_master(worker)
 
     # -- journals --
 

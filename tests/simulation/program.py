@@ -108,8 +108,15 @@ class Program:
         since = max(since, self._judge.resumed.get(self._process, 0.0))
         if any(job.detach for job in self._script.client.jobs):
             knobs = self._judge.knobs
-            since = max(since, knobs.heal if knobs.faults else 0.0) + 2 * knobs.start_timeout
+            # A cloud that refuses calls does so for a while, and launches are said again till then.
+            calm = max(knobs.heal, self._world.cloud.throttled_until) if knobs.faults else 0.0
+            since = max(since, calm) + 2 * knobs.start_timeout
         return since + LEAVING
+
+    def _stopped_by(self, since: float, handle: Job[Any]) -> float:
+        """Until when an await that is cancelled may take: one that was attached to closes too."""
+        since = max(since, self._judge.resumed.get(self._process, 0.0))
+        return since + (LEAVING if handle in self._attached else STOPPING)
 
     @property
     def _name(self) -> str:
@@ -256,10 +263,8 @@ class Program:
             stopped = ""
         if stopped:
             at = self._judge.now
-            awake = self._judge.resumed
             with self._judge.bounded(
-                f"{job.stop} of {handle.id}",
-                lambda: max(at, awake.get(self._process, 0.0)) + STOPPING,
+                f"{job.stop} of {handle.id}", lambda: self._stopped_by(at, handle)
             ):
                 await asyncio.wait([reading])
         else:

@@ -116,8 +116,5 @@ class Stalls:
         return ""
 
     def _is_connected(self, vm: Vm) -> bool:
-        """Whether a worker's agent is; one that ended with its VM has not said that it parted."""
-        evidence = self._evidence
         came_up = max(moment.at for moment in vm.history if moment.state in UP)
-        since = max(came_up, evidence.parted.get(vm.id, 0.0), *evidence.agents[vm.id][-1:])
-        return any(at > since for at in evidence.connected[vm.id][-1:])
+        return self._evidence.has_master(vm.id, up=came_up)

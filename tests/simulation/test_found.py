@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from dayfly.client.executor import FunctionExecutor
+from dayfly.errors import WireError
 from tests.simulation.machine import TORN
+from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.services import Master
 from tests.simulation.surroundings import NoFaults
@@ -219,3 +221,23 @@ def test_more_workers_than_a_small_job_wants_are_not_left_to_idle_when_their_mas
         assert states(world, "worker") == [S.TERMINATED] * 3, "long before the hard timer"
 
     told(story)
+
+
+def test_a_master_that_serves_but_does_not_answer_within_start_timeout_is_told_with_that_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Network, "enter", silent)
+
+    async def story(world: World) -> None:
+        began = world.loop.time()
+        client = world.client(lambda process: negated(world, process, start_timeout=120.0))
+        with pytest.raises(WireError) as caught:
+            await client.ended
+        assert 119.0 <= world.loop.time() - began < 180.0
+        assert "start_timeout (120 s) is over" in caught.value.cause
+        assert "a larger start_timeout" in caught.value.hint
+
+    told(story, seed=2)  # its master boots within that time

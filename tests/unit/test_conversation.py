@@ -88,7 +88,7 @@ class Talk:
         await self.conversation.tell(channel, m.FollowLogs(job=job), remember=True)
         return channel
 
-    async def _ascend(self, told: object, *, launch: bool) -> Ascent:
+    async def _ascend(self, told: object, *, launch: bool, asked: float) -> Ascent:
         await self.way.wait()
         if self.failure is not None:
             raise self.failure

@@ -91,6 +91,8 @@ class Ascender:
         self._booting: float | None = None
         #: Whether the network is known to let this machine in.
         self._admitted = False
+        #: Why it could not be brought up the last time.
+        self._failure: errors.DayflyError | None = None
 
     @classmethod
     async def prepare(cls, parts: Parts) -> Ascender:
@@ -108,7 +110,9 @@ class Ascender:
             return await self.cluster.look(self._parts.config.compute.instance_id or "")
         return await self.cluster.find_master()
 
-    async def ascend(self, told: Told, *, launch: bool = True) -> Ascent:
+    async def ascend(
+        self, told: Told, *, launch: bool = True, asked: float | None = None
+    ) -> Ascent:
         """Bring the master up; its VM must answer within ``start_timeout``.
 
         A VM that goes down under our feet (its timer fired just then) is started again.
@@ -116,14 +120,28 @@ class Ascender:
         Args:
             told: Called with what is being waited for, whenever that changes.
             launch: Whether to launch a master where there is none: a new one knows no job.
+            asked: When whoever waits for it asked, in seconds of the monotonic clock; others may
+                have tried since, and for who has waited for long enough their failure counts.
 
         Raises:
             UnreachableError: It does not answer SSH.
             ProvisionError: Its service does not start.
+            WireError: Its service does not answer.
             CloudError: The cloud refused.
         """
+        now = self._parts.clock.monotonic()
+        deadline = (now if asked is None else asked) + self._parts.config.compute.start_timeout
+        if self._failure is not None and now + SLICE / 5 >= deadline:
+            raise self._failure
+        self._failure = None
+        try:
+            return await self._climb(told, deadline, launch=launch)
+        except errors.DayflyError as error:
+            self._failure = error
+            raise
+
+    async def _climb(self, told: Told, deadline: float, *, launch: bool) -> Ascent:
         clock = self._parts.clock
-        deadline = clock.monotonic() + self._parts.config.compute.start_timeout
         installations = 0
         while True:
             instance = await self._up(told, deadline, launch=launch)
@@ -140,7 +158,7 @@ class Ascender:
                 raise
             except (errors.ShellError, errors.WireError) as error:
                 if clock.monotonic() + SLICE / 5 >= deadline:
-                    raise await self._told_by_console(error, instance) from error
+                    raise await self._too_late(error, instance) from error
                 if not self._admitted:
                     # Perhaps this machine has moved since the network was made.
                     self._admitted = True
@@ -337,14 +355,15 @@ class Ascender:
             connection, config, package, timeline=parts.timeline, kit=kit
         )
 
-    async def _told_by_console(
-        self, error: errors.DayflyError, instance: Instance
-    ) -> errors.DayflyError:
-        """The same error, with the last lines that the VM printed while booting."""
-        said = await last_words(self._parts.cloud, instance.id)
-        if not said:
-            return error
-        return type(error)(error.what, cause=f"{error.cause}\n    {said}", hint=error.hint)
+    async def _too_late(self, error: errors.DayflyError, instance: Instance) -> errors.DayflyError:
+        """The same error, as whoever waited that long needs it: with what the VM printed."""
+        timeout = self._parts.config.compute.start_timeout
+        over = f"start_timeout ({timeout:g} s) is over"
+        cause = f"{error.cause}; {over}" if error.cause else over
+        if said := await last_words(self._parts.cloud, instance.id):
+            cause += f"\n    {said}"
+        slow = "dayfly worker list; a master that starts slowly needs a larger start_timeout"
+        return type(error)(error.what, cause=cause, hint=error.hint or slow)
 
 
 async def last_words(cloud: Cloud, instance_id: str) -> str:

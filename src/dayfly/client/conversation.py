@@ -315,10 +315,11 @@ class Conversation:
         Raises:
             DayflyError: It cannot be brought up.
         """
+        asked = self._clock.monotonic()
         async with self._ascending:
             self._refuse_when_closed()
             if self._ascent is None:
-                ascent = await self._take_up()
+                ascent = await self._take_up(asked)
                 try:
                     self._refuse_when_closed()  # which may have come meanwhile
                 except errors.WireError:
@@ -348,24 +349,21 @@ class Conversation:
         if self._closed:
             raise errors.WireError("the executor was closed")
 
-    async def _take_up(self) -> Ascent:
-        attempt = 0
-        while True:
-            attempt += 1
+    async def _take_up(self, asked: float) -> Ascent:
+        for attempt in range(1, RESUMES + 1):
             # For those who only listen no master is launched: a new one would know no job.
             launch = any(not channel.attached for channel in self._channels.values())
-            ascent = await self._ascender.ascend(self._told, launch=launch)
+            ascent = await self._ascender.ascend(self._told, launch=launch, asked=asked)
             try:
                 await self._resume(ascent)
-            except errors.WireError:
+            except BaseException as error:
                 await ascent.aclose()
-                if attempt == RESUMES:
+                if attempt == RESUMES or not isinstance(error, errors.WireError):
                     raise
-            except BaseException:
-                await ascent.aclose()
-                raise
+                asked = self._clock.monotonic()  # it was there just now
             else:
                 return ascent
+        raise AssertionError  # the last attempt returns or raises
 
     async def _resume(self, ascent: Ascent) -> None:
         await self._tell_withdrawn(ascent)

@@ -36,7 +36,7 @@ class Job(Generic[T]):
 
     Leaving ``async with job``, or ``await job.aclose()``, lets go of it: a job that was detached,
     or attached to, goes on; another one is cancelled. A job that was attached to is let go of
-    by itself when it is over.
+    by itself when it is over, which waits for launches that are under way for it.
 
     Attributes:
         id: The job's name everywhere: in ``dayfly job list``, in storage, in logs.
