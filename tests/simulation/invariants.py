@@ -109,6 +109,7 @@ class Judge:
         self._kept: Counter[str] = Counter()
         self._client_of: dict[str, Process] = {}
         self._attached: dict[str, float] = {}
+        self._any_gone = False
         #: Jobs whose completion is in storage, and that have ended otherwise since.
         self._completed: dict[str, str] = {}
         self._awaits = Awaits(world.loop.time, self.violated)
@@ -245,6 +246,7 @@ class Judge:
 
     def gone(self, process: Process) -> None:
         """A client's process has ended, or was killed."""
+        self._any_gone = True
         if process in self.clients:
             self.clients.remove(process)
         for job in [job for job, client in self._client_of.items() if client is process]:
@@ -326,7 +328,7 @@ class Judge:
     def _astray(self, worker: str) -> bool:
         """Whether a worker has lost its master, or its client before it had one."""
         if not self.evidence.connected[worker]:
-            return bool(self.orphans)
+            return self._any_gone
         return not self.evidence.has_master(worker)
 
     # -- journals --

@@ -139,6 +139,24 @@ async def test_a_cancellation_waits_no_longer_than_its_bound(
     assert job.done()
 
 
+async def test_a_job_that_ends_while_the_master_is_being_told_to_stop_it_leaves_nothing_behind(
+    session: InProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FunctionExecutor(session=session, progress=False) as executor:
+        session.deaf, session.held = True, {1}
+        job = executor.map(square, [1, 2])
+        await reached(job, 1)
+        job.cancel()
+        await asyncio.sleep(0)
+        session.release()
+        await asyncio.wait(job.futures)
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 5
+    own = asyncio.current_task()
+    assert [task for task in asyncio.all_tasks() if task is not own] == []
+    assert "left at once" not in capsys.readouterr().err
+
+
 async def test_of_several_awaits_only_the_last_takes_the_job_along(
     executor: FunctionExecutor, session: InProcess
 ) -> None:

@@ -242,6 +242,14 @@ class Course:
         tasks = {self._talk, *([self._parting] if self._parting else [])}
         await asyncio.wait(tasks, timeout=timeout)
 
+    def when_settled(self, then: Callable[[], None]) -> None:
+        """Call something once the master is no longer being told of a job that is over."""
+        if self._parting is None or self._parting.done():
+            then()
+            return
+        self._parting.cancel()  # there is nothing left to stop
+        self._parting.add_done_callback(lambda _: then())
+
     def _part(self) -> None:
         if self._parting is None:
             self._parting = asyncio.create_task(
@@ -273,7 +281,8 @@ class Course:
                 f"job {self._job}: the master could not be told to stop it: {error}", "warning"
             )
         except asyncio.CancelledError:
-            self._owner.abandoned()
+            if not self.over.is_set():
+                self._owner.abandoned()
             raise
 
     async def _tell_withdrawn(self) -> None:

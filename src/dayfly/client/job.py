@@ -359,7 +359,7 @@ class Job(Generic[T]):
     def _finished(self) -> None:
         self._settle_futures()
         self._display.remove(self)
-        self._on_ended(self)
+        self._course.when_settled(lambda: self._on_ended(self))
 
     def _settle_future(self, outcome: Outcome) -> None:
         if outcome.index < len(self._futures):
