@@ -57,6 +57,37 @@ async def test_what_the_file_says_of_cloudpickle_holds(index: Index, tmp_path: P
     assert packages(found) == ["cloudpickle==3.0"]
 
 
+@pytest.mark.parametrize("line", ["wheels/{}", "./wheels/{}", "mine @ {folder}/wheels/{}"])
+async def test_a_wheel_beside_the_file_is_brought_and_noticed_when_it_is_built_anew(
+    index: Index, tmp_path: Path, line: str
+) -> None:
+    built = wheel(tmp_path / "wheels", "mine")
+    path = tmp_path / "requirements.txt"
+    path.write_text(line.format(built.name, folder=tmp_path.as_uri()) + "\n")
+    found = await resolve_requirements(path, VM, PYTHON)
+    assert packages(found) == ["mine==1.0"]
+    assert list(found.repacked.values()) == [built]
+    assert found.warnings == ()
+    wheel(tmp_path / "wheels", "mine", files={"mine.py": "version = 'another'\n"})
+    assert wish_of(path, VM, PYTHON).key != found.wanted.key
+    built.unlink()
+    with pytest.raises(UsageError, match=r"mine-1.0-py3-none-any.whl"):
+        await resolve_requirements(path, VM, PYTHON)
+
+
+async def test_a_wheel_that_a_lock_file_names_and_nobody_has_is_told(
+    index: Index, tmp_path: Path
+) -> None:
+    path = tmp_path / "pylock.toml"
+    path.write_text(
+        'lock-version = "1.0"\n[[packages]]\nname = "mine"\nversion = "1.0"\n'
+        '[[packages.wheels]]\npath = "gone/mine-1.0-py3-none-any.whl"\n'
+        f'hashes = {{sha256 = "{"0" * 64}"}}\n'
+    )
+    with pytest.raises(EnvironmentSyncError, match="there is no file"):
+        await resolve_requirements(path, VM, PYTHON)
+
+
 async def test_an_exported_file_with_hashes_is_held_to_them(index: Index, tmp_path: Path) -> None:
     good = hashlib.sha256(wheel(index.folder, "plain").read_bytes()).hexdigest()
     path = tmp_path / "requirements.txt"

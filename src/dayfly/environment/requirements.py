@@ -6,11 +6,14 @@ dependencies; a ``pylock.toml`` (PEP 751) says all by itself.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import msgspec
 from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
@@ -26,6 +29,10 @@ _INCLUDED: Final = re.compile(r"\s*(?:-r|--requirement)[ =]\s*(\S+)")
 _CONSTRAINED: Final = re.compile(r"\s*(?:-c|--constraint)[ =]\s*(\S+)")
 #: The project itself, as ``uv export`` and ``pip freeze`` write it.
 _LOCAL: Final = re.compile(r"\s*(?:(?:-e|--editable)[ =]|\.{1,2}/|\.\s*(?:$|;|#))")
+#: A wheel of this machine, by its path or URL.
+_WHEEL: Final = re.compile(
+    r"\s*(?:[\w.\[\],-]+\s*@\s*)?((?!\w+://)\S+|file:\S+)(?<=\.whl)\s*(?:$|[;#\\])"
+)
 #: Where packages are looked for, with what passwords.
 _PLACES: Final = re.compile(
     r"\s*(?:-i|--index-url|--extra-index-url|-f|--find-links|--no-index|--trusted-host)\b"
@@ -37,14 +44,18 @@ class _Text(msgspec.Struct):
     """What requirements files say, without the files.
 
     Attributes:
+        folder: What relative paths are relative to.
         lines: Of the requirements.
         constraints: Lines of what was named by ``-c``.
         local: What was left out, since it travels with the jobs.
+        wheels: SHA-256 of the wheels of this machine: another one may have the same name.
     """
 
+    folder: Path
     lines: list[str] = []
     constraints: list[str] = []
     local: list[str] = []
+    wheels: list[str] = []
 
     @property
     def wish(self) -> str:
@@ -52,6 +63,7 @@ class _Text(msgspec.Struct):
         lines = [line for line in self.lines if not _PLACES.match(line)]
         if self.constraints:
             lines += ["# constraints", *self.constraints]
+        lines += [f"# {wheel}" for wheel in self.wheels]
         return uv.clean("\n".join(lines))
 
 
@@ -68,7 +80,7 @@ def wish_of(path: Path, platform: Platform, python: str, *, index: Sequence[str]
         UsageError: The file cannot be read.
     """
     is_lock = _PYLOCK.fullmatch(path.name)
-    text = uv.clean(_read(path)) if is_lock else _flat(path, _Text()).wish
+    text = uv.clean(_read(path)) if is_lock else _flat(path, _Text(path.absolute().parent)).wish
     return Wanted(python=python, platform=platform, requirements=text, index=indexes(index).urls)
 
 
@@ -105,7 +117,7 @@ async def resolve_requirements(
             if _PYLOCK.fullmatch(path.name):
                 solution, local = _of_pylock(path, target)
             else:
-                text = _flat(path, _Text())
+                text = _flat(path, _Text(folder))
                 local = text.local
                 solution = await uv.solve(
                     "\n".join(text.lines),
@@ -170,11 +182,27 @@ def _flat(path: Path, text: _Text, *, constrains: bool = False, depth: int = 0) 
         if named:
             below = constrains or constrained is not None
             _flat(path.parent / named[1], text, constrains=below, depth=depth + 1)
+        elif (wheel := _WHEEL.match(line)) is not None and not constrains:
+            text.wheels.append(_digest(wheel[1], text.folder))
+            text.lines.append(line)
         elif _LOCAL.match(line):
             text.local.append(line.strip())
         else:
             (text.constraints if constrains else text.lines).append(line)
     return text
+
+
+def _digest(wheel: str, folder: Path) -> str:
+    name = url2pathname(urlsplit(wheel).path) if wheel.startswith("file:") else wheel
+    try:
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(
+            f"a wheel that the requirements name cannot be read: {wheel}",
+            cause=str(error),
+            hint=f"ls -l {folder / name}",
+        ) from error
 
 
 def _of_pylock(path: Path, target: Target) -> tuple[Solution, list[str]]:

@@ -138,7 +138,7 @@ async def solve(
         raise Unsolvable(words)
     if status:
         raise trouble(words, target)
-    return read(output, target)
+    return read(output, target, folder or Path.cwd())
 
 
 @contextlib.contextmanager
@@ -306,12 +306,13 @@ def trouble(words: str, target: Target) -> EnvironmentSyncError:
 # -- what uv answers: pylock.toml, by PEP 751 --
 
 
-def read(text: str, target: Target) -> Solution:
+def read(text: str, target: Target, folder: Path) -> Solution:
     """The wheels of the ``pylock.toml`` that uv has written.
 
     Args:
         text: Of the file.
         target: For which one wheel per package is chosen.
+        folder: What relative paths in it are relative to: where uv ran.
 
     Raises:
         Unsolvable: A package in it has no wheel for the VM.
@@ -321,7 +322,7 @@ def read(text: str, target: Target) -> Solution:
         packages = tomllib.loads(text).get("packages", [])
     except tomllib.TOMLDecodeError as error:
         raise _unreadable(error, target) from error
-    return wheels_of(packages, target, Path.cwd())
+    return wheels_of(packages, target, folder)
 
 
 def wheels_of(packages: Iterable[dict[str, Any]], target: Target, folder: Path) -> Solution:
@@ -374,6 +375,8 @@ def _file(package: dict[str, Any], target: Target, folder: Path) -> tuple[File, 
     if url.startswith("file:"):
         path, url = url2pathname(urlsplit(url).path), ""
     sha256 = wheel.get("hashes", {}).get("sha256", "")
+    if path and not (folder / path).is_file():
+        raise Unsolvable(f"{name}: there is no file {folder / path}", name)
     if path and not sha256:  # uv before 0.13
         with (folder / path).open("rb") as file_here:
             sha256 = hashlib.file_digest(file_here, "sha256").hexdigest()
