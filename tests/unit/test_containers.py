@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from dayfly.runtimes import Runtime
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
 from dayfly.worker.containers import words
+from dayfly.worker.containers.engine import run
 from dayfly.worker.containers.images import ImageEnvironments
 from dayfly.worker.pool import Pool
 from dayfly.worker.spawn import Command
@@ -335,6 +337,47 @@ def test_what_an_engine_says_of_a_pull_is_told_in_our_words(said: str, told: str
     assert told in error.what
     assert "registry.example.com" in error.what or IMAGE in error.what
     assert said in str(error)
+
+
+async def test_a_disk_that_is_full_is_told_and_the_worker_lives(
+    engine: Engine, images: ImageEnvironments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise shutil.Error([("source", "target", str(full))])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", refuse)
+        with pytest.raises(
+            EnvironmentFailedError, match=r"disk is full: .* files are left"
+        ) as told:
+            await images.bring("")
+    assert (told.value.kind, told.value.vm) == ("disk", "w-1")
+    assert await images.bring("") == ""
+
+
+async def test_an_image_whose_python_greets_is_used(
+    engine: Engine, images: ImageEnvironments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import sys\nif '-c' in sys.orig_argv: print('welcome')\n"
+    (tmp_path / "sitecustomize.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert await images.bring("") == ""
+
+
+async def test_a_pull_that_takes_too_long_is_ended_though_sudo_is_not_ours_to_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: asyncio.subprocess.Process) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(asyncio.subprocess.Process, "terminate", refuse)
+    pid = tmp_path / "pid"
+    done = await run(["sh", "-c", f"echo $$ >{pid}; exec sleep 50"], b"", 0.5)
+    assert done.status is None
+    assert "still running" in done.errors
+    await until(lambda: not alive(int(pid.read_text())))
 
 
 async def test_without_an_engine_it_is_installed_by_apt_or_that_is_told(

@@ -96,11 +96,27 @@ async def run(command: Sequence[str], stdin: bytes, timeout: float) -> Done:
         return Done(None, "", f"it was still running after {timeout:.0f} s")
     finally:
         if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.terminate()
+            await _end(process)
     return Done(
         process.returncode, output.decode("utf-8", "replace"), errors.decode("utf-8", "replace")
     )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    try:
+        process.terminate()
+    except ProcessLookupError:
+        return
+    except PermissionError:  # sudo is root's: another one may end it, and it passes that on
+        ender = await asyncio.create_subprocess_exec(
+            *(*_root(), "kill", str(process.pid)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HERE):
+                await ender.wait()
 
 
 async def ensure(vm: str, execute: Execute = run) -> Engine:

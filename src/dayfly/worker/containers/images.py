@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from dayfly.environment.kit.failure import of_machine, spoken
 from dayfly.errors import EnvironmentFailedError
 from dayfly.model import Registry
 from dayfly.phases import CONTAINER, ENGINE, IMAGE, Timeline
@@ -105,6 +106,9 @@ class ImageEnvironments:
                     raise self._failure  # it has just been tried for all that waited
                 try:
                     self._place = await self._bring()
+                except (OSError, ValueError) as error:  # a full disk, say
+                    self._failure, self._tries = self._unready(error), self._tries + 1
+                    raise self._failure from error
                 except EnvironmentFailedError as error:
                     self._failure, self._tries = error, self._tries + 1
                     raise
@@ -146,6 +150,24 @@ class ImageEnvironments:
         self.told = f"in the container image {image} ({digest}), {python}"
         log.info("%s: functions run %s, by %s", self._worker, self.told, engine.name)
         return place
+
+    def _unready(self, error: Exception) -> EnvironmentFailedError:
+        """What this VM itself is to blame for, or words of an engine that nobody knows."""
+        where, code = str(self._folder), getattr(error, "errno", None) or 0
+        known = of_machine(code, where) or spoken(str(error), where)
+        return EnvironmentFailedError(
+            f"the container image {self._runtime.image} cannot be used on {self._worker}"
+            + (f": {known.what}" if known else ""),
+            stage="container",
+            kind=known.kind if known else "broken",
+            package=self._runtime.image,
+            vm=self._worker,
+            cause=f"{type(error).__name__}: {error}",
+            hint=known.advice
+            if known
+            else "docker version, and docker image inspect "
+            f"{self._runtime.image}, tell more on the worker: dayfly attach",
+        )
 
     async def _clear(self, engine: Engine) -> None:
         """End what an agent that was killed has left, and delete its folders."""
@@ -201,7 +223,8 @@ class ImageEnvironments:
                 cause=done.tail,
                 hint=hint or f"docker run --rm --entrypoint python3 {place.image} -V tells more",
             )
-        name, version, minor = json.loads(done.output)
+        # The image may greet first (sitecustomize).
+        name, version, minor = json.loads(done.output.rstrip().rpartition("\n")[2])
         if minor < OLDEST:
             raise EnvironmentFailedError(
                 f"the Python of the container image {place.image} is {version}",
