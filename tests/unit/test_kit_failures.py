@@ -344,6 +344,7 @@ def test_an_order_that_makes_no_sense_is_refused(vm: Vm, order: bytes) -> None:
 def test_secrets_are_cut_from_any_text() -> None:
     text = "error at https://me:pw@host.test/a/b.whl?X-Sig=abc&y=1, caused by 'http://h/?q=1'\nnext"
     assert scrubbed(text) == ("error at https://host.test/a/b.whl caused by 'http://h/'\nnext")
+    assert scrubbed("https://me:p@ss@host.test/a?b=c@d") == "https://host.test/a"
 
 
 def test_the_same_file_is_known_by_its_hash_alone(tmp_path: Path) -> None:

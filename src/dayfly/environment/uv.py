@@ -51,7 +51,7 @@ _UNSOLVABLE: Final = 1
 #: Lines of uv's words that an error carries.
 _TAIL: Final = 20
 _NONE: Final = Indexes()
-_SECRET: Final = re.compile(r"://[^/@\s]+@")
+_SECRET: Final = re.compile(r"://[^/?#\s]+@")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ TAIL = 12
 
 def scrubbed(text: str) -> str:
     """A text with no secret of a URL in it."""
-    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", r"\1", text, flags=re.IGNORECASE)
+    text = re.sub(r"(\b[a-z][a-z0-9+.-]*://)[^/?#\s]+@", r"\1", text, flags=re.IGNORECASE)
     return re.sub(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"`)]+)[?#][^\s'\"`)]+", r"\1", text)
 
 
