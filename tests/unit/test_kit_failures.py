@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -13,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import time
 import urllib.error
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -225,7 +227,7 @@ def test_a_python_that_cannot_be_had_is_named_with_what_the_vm_has(vm: Vm) -> No
         assert way in failed["advice"]
 
 
-def test_a_python_is_brought_from_storage_as_an_archive(vm: Vm, tmp_path: Path) -> None:
+def python_archive(vm: Vm) -> FileOrder:
     # It says that it is 3.99, and that the interpreter below it is the one of this test.
     told = f'{{"version": "3.99", "implementation": "cpython", "free": false, "lacks": [],\
  "base": "{sys.executable}"}}'
@@ -236,8 +238,11 @@ def test_a_python_is_brought_from_storage_as_an_archive(vm: Vm, tmp_path: Path) 
         entry.size, entry.mode = len(program), 0o755
         tar.addfile(entry, io.BytesIO(program))
     archive = vm.file("cpython", content=buffer.getvalue())
-    archive = msgspec.structs.replace(archive, filename="cpython-3.99.tar.gz")
-    order = vm.order(python="3.99", interpreters=Interpreters(archive=archive))
+    return msgspec.structs.replace(archive, filename="cpython-3.99.tar.gz")
+
+
+def test_a_python_is_brought_from_storage_as_an_archive(vm: Vm) -> None:
+    order = vm.order(python="3.99", interpreters=Interpreters(archive=python_archive(vm)))
     run = vm.run(order)
     assert run.done
     assert run.step("python")["brought"]
@@ -245,6 +250,24 @@ def test_a_python_is_brought_from_storage_as_an_archive(vm: Vm, tmp_path: Path) 
     shutil.rmtree(vm.home)
     vm.index.files.clear()
     assert not vm.run(order).step("python")["brought"]
+
+
+def test_two_environments_that_need_the_same_python_at_once_bring_it_once(vm: Vm) -> None:
+    order = vm.order(python="3.99", interpreters=Interpreters(archive=python_archive(vm)))
+    assert vm.run(order).step("python")["brought"]
+    brought = vm.root / "opt/dayfly/python"
+    under_way = brought.rename(brought.with_name("elsewhere"))
+    with (vm.root / "opt/dayfly/python.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        child = vm.start(msgspec.structs.replace(order, key="another"))
+        until = time.monotonic() + 1
+        while not brought.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not brought.exists()
+        under_way.rename(brought)
+    run = ended(child)
+    assert run.done
+    assert not run.step("python")["brought"]
 
 
 def test_an_archive_that_is_damaged_is_told(vm: Vm) -> None:

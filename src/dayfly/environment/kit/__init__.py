@@ -40,7 +40,8 @@ environment is complete already there is ``lock`` alone.
 
     env/<key>/       lock, log, part/ (of an unfinished run), venv/, and complete: written last
     wheels/<sha256>/<filename>   shared by the environments of the VM
-    uv/<sha256>/uv   python/*    brought here     uv-cache/<boot>   hard links come from there
+    uv/<sha256>/uv   python/*    brought here     python.lock    held by who brings one
+    uv-cache/<boot>  hard links come from there
 
 Nothing counts before ``complete`` is there, so a run may be killed at any moment. uv inherits
 the lock: where this process is killed and uv lives on, the next run waits for uv.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,7 +72,8 @@ class Children:
                 tail.append(scrubbed(line)[:500])
             return child.wait(), "\n".join(tail)
         except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it had just been waited for
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -13,6 +15,7 @@ from dayfly.environment.kit.failure import Failure, spoken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import Any
 
@@ -79,7 +82,21 @@ class Interpreters:
         found = self._find(self._candidates(), looked)
         if found is not None:
             return found, False
-        return self._bring(looked), True
+        with self._alone():
+            found = self._find(self._brought(), [])
+            if found is not None:
+                return found, False
+            return self._bring(looked), True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait while another environment's run brings one: what it unpacks is not damaged."""
+        turn = os.open(self._home.with_name("python.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(turn)
 
     def _candidates(self) -> list[str]:
         names = (f"{self._short}{self._version}", f"{self._short}3")
