@@ -167,6 +167,25 @@ async def test_a_worker_gets_an_interpreter_with_the_packages_from_storage_alone
     assert (await asking.communicate())[0].strip() == b"42"
 
 
+async def test_a_worker_whose_head_start_found_no_index_waits_for_storage(
+    storage: DirectoryStorage, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYFLY_ROOT", str(tmp_path / "vm"))
+    uv_path = tmp_path / "uv.whl"
+    uv_path.write_bytes(uv_wheel())
+    uv, mine = file("uv", uv_path.read_bytes()), on_index(index, "mine", wheel("mine"))
+    content = index.files.pop("/mine")
+    await Stock(storage).keep(lock(uv, mine), {uv.sha256: uv_path})
+    (tmp_path / "vm/opt/dayfly/env" / KEY).mkdir(parents=True)
+    environments = KitEnvironments(storage, "worker-1", Interpreters(), Timeline(SystemClock()))
+    bringing = asyncio.create_task(environments.bring(KEY))
+    while "GET /mine" not in index.asked:
+        await asyncio.sleep(0.01)
+    await storage.put_object(keys.wheel(mine.sha256), content)
+    environments.stocked(KEY)
+    assert await bringing == environments.known(KEY)
+
+
 async def test_an_environment_that_somebody_has_deleted_is_named(
     storage: DirectoryStorage,
 ) -> None:

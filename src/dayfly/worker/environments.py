@@ -156,17 +156,27 @@ class KitEnvironments:
             raise failed
         log.info("the system has %s", ", ".join(packages))
 
-    async def _await_stock(self, key: str) -> None:
+    async def _await_stock(self, stocked: asyncio.Event) -> None:
         """Wait until storage has the files; the master may be gone, and the index is asked then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 with self._timeline.during(self._worker, STOCKED):
-                    await self._stocked.setdefault(key, asyncio.Event()).wait()
+                    await stocked.wait()
 
     async def _install(self, key: str) -> str:
+        stocked = self._stocked.setdefault(key, asyncio.Event())
         # It is of an image, or from before a stop, or the client gives this VM a head start.
-        if not _is_begun(key):
-            await self._await_stock(key)
+        if _is_begun(key) and not stocked.is_set():
+            try:
+                return await self._run_kit(key)
+            except EnvironmentFailedError as error:
+                if error.kind != "network":
+                    raise
+                log.info("environment %s: storage is waited for: %s", key, error.what)
+        await self._await_stock(stocked)
+        return await self._run_kit(key)
+
+    async def _run_kit(self, key: str) -> str:
         steps = Steps(self._timeline, self._worker, OWN)
         lock = await self._stock.find(key)
         if lock is None:
