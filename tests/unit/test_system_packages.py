@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from dayfly.environment.order import Interpreters
 from dayfly.errors import EnvironmentFailedError
 from dayfly.phases import Timeline
 from dayfly.storage.directory import DirectoryStorage
+from dayfly.worker import environments as environments_module
 from dayfly.worker.environments import KitEnvironments
 
 INSTALL = "install --no-install-recommends"
@@ -205,6 +207,33 @@ def test_an_image_without_apt_is_told(vm: Vm) -> None:
 def test_nothing_of_a_name_is_read_by_the_shell() -> None:
     with pytest.raises(ValueError, match="is not the name of a package"):
         system.script(["sl; reboot"])
+
+
+async def test_a_system_that_says_nothing_is_given_up_after_the_deadline(
+    vm: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYFLY_ROOT", str(vm.path))
+    monkeypatch.setenv("PATH", f"{vm.programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(system, "DEADLINE", 0)
+    monkeypatch.setattr(environments_module, "_GRACE", 0.2)
+    os.mkfifo(vm.path / "stuck")
+    vm.program("dpkg-query", f'read -r line <"{vm.path}/stuck"')
+    begun: list[asyncio.subprocess.Process] = []
+
+    async def begin(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        begun.append(await start(*words, **options))
+        return begun[0]
+
+    start = asyncio.create_subprocess_exec
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", begin)
+    storage = DirectoryStorage(tmp_path / "storage")
+    environments = KitEnvironments(storage, "i-1", Interpreters(), Timeline(SystemClock()))
+    with pytest.raises(EnvironmentFailedError, match="could not be installed") as told:
+        await environments.bring("", ["sl"])
+    assert told.value.kind == "deadline"
+    assert begun[0].returncode is None, "dpkg is not cut off in the middle"
+    (vm.path / "stuck").write_text("go on\n")
+    await begun[0].communicate()
 
 
 async def test_two_jobs_that_want_the_same_have_it_installed_once(

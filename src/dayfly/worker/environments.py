@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds beyond the kit's own deadline.
 _GRACE: Final = 10.0
+#: Status of a script that has not ended, as timeout(1) has it.
+_LATE: Final = 124
 #: Seconds for which the master may be busy with putting the files into storage.
 _PATIENCE: Final = 600.0
 
@@ -144,9 +146,13 @@ class KitEnvironments:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
         )
-        output, _ = await process.communicate()
+        try:
+            async with asyncio.timeout(system.DEADLINE + _GRACE):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            output = b""
         failed = system.failure(
-            process.returncode or 0,
+            _LATE if process.returncode is None else process.returncode,
             output.decode("utf-8", "replace"),
             packages,
             vm=self._worker,
