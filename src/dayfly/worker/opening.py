@@ -41,7 +41,8 @@ class Openings:
             DayflyError: Something else cannot be had; another try may succeed.
         """
         # Several spans wait for the same function: it is fetched once.
-        async with self._under_way.setdefault(brief.id, asyncio.Lock()):
+        turn = self._under_way.setdefault(brief.id, asyncio.Lock())
+        async with turn:
             if (refused := self._refused.get(brief.id)) is not None:
                 raise refused
             if (known := self._open.get(brief.id)) is not None:
@@ -49,11 +50,14 @@ class Openings:
             try:
                 interpreter = await self._environments.bring(brief.packages, brief.system)
             except EnvironmentFailedError as error:
-                self._refused[brief.id] = error
+                if self._under_way.get(brief.id) is turn:  # not forgotten meanwhile
+                    self._refused[brief.id] = error
                 raise
             function = await self._materials.function(brief.function)
             modules = await self._materials.modules(brief.modules)
-            opened = self._open[brief.id] = _opened(brief, function, modules, interpreter)
+            opened = _opened(brief, function, modules, interpreter)
+            if self._under_way.get(brief.id) is turn:
+                self._open[brief.id] = opened
             return opened
 
     def forget(self, job: str) -> None:
