@@ -199,6 +199,8 @@ def test_what_the_user_told_uv_goes_before_pip(bare: dict[str, str]) -> None:
     found = indexes(environ=told)
     assert found.urls == ("https://pypi.org/simple", "https://uv/simple")
     assert found.environment == {}
+    found = indexes(environ=bare | {"UV_DEFAULT_INDEX": "ours=https://me:secret@ours/simple"})
+    assert found.urls == ("https://me:secret@ours/simple",)
 
 
 def test_what_the_configuration_says_goes_before_all(bare: dict[str, str]) -> None:

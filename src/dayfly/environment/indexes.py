@@ -101,9 +101,14 @@ PYPI: Final = "https://pypi.org/simple"
 
 
 def _urls(default: str, more: Sequence[str]) -> tuple[str, ...]:
-    named = [url.partition("=")[2] if "=" in url.partition("://")[0] else url for url in more]
+    default, *named = (_unnamed(url) for url in (default, *more))
     urls = [url for url in named if url.startswith("http")]
     return (default or PYPI, *urls) if default.startswith("http") or urls else ()
+
+
+def _unnamed(url: str) -> str:
+    """Without the name that uv knows an index by: ``NAME=URL``."""
+    return url.partition("=")[2] if "=" in url.partition("://")[0] else url
 
 
 def _pip(environ: Mapping[str, str]) -> dict[str, str]:
