@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,10 @@ async def test_a_lock_file_says_all_by_itself(index: Index, tmp_path: Path) -> N
         name = "windows-only"
         version = "1.0"
         marker = "sys_platform == 'win32'"
+        [[packages]]
+        name = "before-this-very-python"
+        version = "1.0"
+        marker = "python_full_version < '{platform.python_version()}'"
         [[packages]]
         name = "the-project"
         directory = {{path = ".", editable = true}}

@@ -231,7 +231,7 @@ def _applies(marker: str, target: Target) -> bool:
         "platform_machine": target.platform.architecture,
         "platform_python_implementation": "CPython",
         "platform_system": "Linux",
-        "python_full_version": f"{target.python}.0",
+        "python_full_version": uv.patch(target.python),
         "python_version": target.python,
         "sys_platform": "linux",
         "extra": "",

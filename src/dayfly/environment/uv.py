@@ -120,7 +120,7 @@ async def solve(
     arguments = [
         *("pip", "compile", "-", "--format", "pylock.toml", "--no-header", "--quiet"),
         *("--only-binary", ":all:", "--python-platform", target.platform.name),
-        *("--python-version", _patch(target.python)),
+        *("--python-version", patch(target.python)),
         *(() if dependencies else ("--no-deps",)),
         *(("--find-links", str(links)) if links is not None else ()),
         # Else it looks through every interpreter on the path for the version.
@@ -150,7 +150,7 @@ def gathered(wheels: Iterable[Path]) -> Iterator[Path]:
         yield Path(name)
 
 
-def _patch(python: str) -> str:
+def patch(python: str) -> str:
     """A minor version as this interpreter's, where it is the same.
 
     A minor version alone means ``.0`` to uv, which some packages refuse that work here.
