@@ -326,6 +326,11 @@ async def test_what_containers_share_anybody_may_read_and_their_folders_nobody_e
         ("reading manifest 1 in x: unauthorized: authentication required", "does not give"),
         ("write /var/lib/docker/tmp/x: no space left on device", "has no room"),
         ('Get "https://x/v2/": dial tcp 10.0.0.1:443: connect: connection refused', "be reached"),
+        (
+            "net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+            "be reached",
+        ),
+        ("read tcp 10.0.0.1:443: read: connection reset by peer", "be reached"),
         ("no matching manifest for linux/arm64/v8 in the manifest list entries", "processors"),
         ("tls: failed to verify certificate: x509: certificate signed by", "certificate"),
         ("toomanyrequests: You have reached your pull rate limit", "no more for now"),

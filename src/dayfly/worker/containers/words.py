@@ -71,7 +71,8 @@ _PULL: Final = (
     ),
     Meaning(
         r"dial tcp|no such host|i/o timeout|connection refused|deadline exceeded|unreachable"
-        r"|still running|TLS handshake timeout|pinging container registry",
+        r"|still running|TLS handshake timeout|pinging container registry|Client\.Timeout"
+        r"|connection reset|unexpected EOF|server misbehaving",
         "network",
         "the registry {registry} of the container image {image} cannot be reached",
         "see whether the workers' subnet has a way there",
