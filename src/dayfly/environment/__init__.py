@@ -10,7 +10,8 @@ The road of an environment::
     kit        from files to an interpreter with packages    (VM; the standard library only)
     program    the kit as one file
 
-``pythons`` has the Python itself, where the VMs' image lacks it. ``requirements`` goes in place of
+``order`` is what the kit is told, and ``report`` what it says. ``pythons`` has the Python itself,
+where the VMs' image lacks it; ``system`` the packages of apt-get. ``requirements`` goes in place of
 ``capture``: the user's own file. ``indexes``, ``uv``, ``refusals`` and ``wheels`` serve these:
 where packages are looked for, the child process, which pins it cannot do, the choice of wheels.
 """

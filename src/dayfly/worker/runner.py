@@ -219,7 +219,7 @@ class Storage:
         """Store a file's content under ``key``."""
         with _Between(self._exchange, path) as between:
             if between != path:
-                _copy(path, between)
+                _copy(path, between, f"the file {path} could not be read")
             self._ask({"operation": "upload_file", "key": key, "path": os.path.abspath(between)})
 
     def download_file(self, key: str, path: Any) -> None:
@@ -227,7 +227,7 @@ class Storage:
         with _Between(self._exchange, path) as between:
             self._ask({"operation": "download_file", "key": key, "path": os.path.abspath(between)})
             if between != path:
-                _copy(between, path)
+                _copy(between, path, f"the file {path} could not be written")
 
 
 class _Between:
@@ -252,7 +252,7 @@ class _Between:
             self._folder.cleanup()
 
 
-def _copy(source: Any, target: Any) -> None:
+def _copy(source: Any, target: Any, trouble: str) -> None:
     """Copy a file; the target is there whole or not at all."""
     import shutil
 
@@ -261,10 +261,11 @@ def _copy(source: Any, target: Any) -> None:
         shutil.copyfile(source, part)
         os.chmod(part, 0o644)
         os.replace(part, target)
-    except BaseException:
+    except OSError as error:  # as the agent says it
+        raise StorageError(f"{trouble}: {error.strerror or error}") from error
+    finally:
         if os.path.exists(part):
             os.unlink(part)
-        raise
 
 
 class Job:
