@@ -70,14 +70,18 @@ def _one(options: argparse.Namespace) -> int:
 
 
 class _Ticker:
-    """Tells from time to time how far it is."""
+    """Tells at once of a seed with a violation, and from time to time how far it is."""
 
     def __init__(self, seeds: int, began: float) -> None:
         self._seeds = seeds
         self._began = began
         self._next = 10.0
+        self._failed = 0
 
     def __call__(self, found: campaign.Campaign) -> None:
+        for report in found.failed[self._failed :]:
+            print(f"violation: seed {report.seed}", file=sys.stderr, flush=True)
+        self._failed = len(found.failed)
         elapsed = time.monotonic() - self._began
         if elapsed < self._next:
             return
