@@ -84,6 +84,8 @@ class _Round:
         self._stopped: set[Who] = set()
         #: Clients that died by our hand, by pid.
         self._killed: set[int] = set()
+        #: Worker VMs that were killed or taken back.
+        self._lost: set[str] = set()
         self._over = asyncio.Event()
         self._abandoned = asyncio.Event()
 
@@ -209,6 +211,8 @@ class _Round:
             return False
         if victim.role == "client":
             self._killed.add(victim.pid)
+        if victim.role == "worker vm":
+            self._lost.add(victim.instance)
         return True
 
     async def _stop(self, victim: Who, lasts: float) -> bool:
@@ -227,6 +231,7 @@ class _Round:
         except CloudError as error:
             self._stage.note(f"{victim.instance} is not taken back: {error.what}")
             return False
+        self._lost.add(victim.instance)
         self._stage.note(f"{victim.instance} is taken back in {seconds:.2f} s")
         return True
 
@@ -285,13 +290,24 @@ class _Round:
     async def _outlast(self) -> None:
         """Wait for the timers: the soft ones, or the hard ones where a job lives on."""
         plan, home = self._plan, self._stage.home
-        soft = plan.ending == "timers" and not self._result.blows.keys() & _ORPHANING
+        soft = plan.ending == "timers" and not (
+            self._result.blows.keys() & _ORPHANING or self._lost_on_their_way()
+        )
         within = (plan.soft if soft else plan.hard) + GOING
         began = time.monotonic()
         left = await leftovers.gone(lambda: leftovers.processes(home), within)
         self._stage.note(f"{time.monotonic() - began:.2f} s until all VMs were gone by timers")
         left += await asyncio.to_thread(leftovers.not_at_rest, home)
         self._left += [f"{within:.0f} s after the last job: {text}" for text in left]
+
+    def _lost_on_their_way(self) -> set[str]:
+        """Worker VMs that were taken before they had a master: it waits for them."""
+        served = {
+            name.partition(".")[0]
+            for name, text in self._stage.logs().items()
+            if ".worker-service." in name and "connected to the master" in text
+        }
+        return self._lost - served
 
     def _judged(self) -> Result:
         result, stage = self._result, self._stage
