@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dayfly import FunctionExecutor, config, errors
+from dayfly import FunctionExecutor, bootstrap, config, errors, provision
 from dayfly.client.job import Job
 from dayfly.model import ExecMode
 from tests.simulation import work
@@ -24,6 +24,8 @@ STOPPING = 25.0
 #: Seconds within which ``aclose`` must be over: launches under way are waited for, for 30 s
 #: (``session.CLOSING``), after the jobs were stopped.
 LEAVING = 75.0
+#: Seconds after which an installation that hangs is given up, whatever ``start_timeout`` is.
+INSTALLING = provision.INSTALL + bootstrap.STEPS
 
 
 Reader = Callable[[Job[Any], JobKnobs], Coroutine[Any, Any, None]]
@@ -111,6 +113,8 @@ class Program:
             # A cloud that refuses calls does so for a while, and launches are said again till then.
             calm = max(knobs.heal, self._world.cloud.throttled_until) if knobs.faults else 0.0
             since = max(since, calm) + 2 * knobs.start_timeout
+            if "ssh hangs" in knobs.faults:
+                since += INSTALLING
         return since + LEAVING
 
     def _stopped_by(self, since: float, handle: Job[Any]) -> float:

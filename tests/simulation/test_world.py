@@ -244,6 +244,21 @@ def test_when_the_master_dies_for_good_every_worker_goes_by_its_own_deadline() -
     told(story)
 
 
+def test_a_vm_whose_agent_is_stopped_is_off_at_once_when_it_powers_off() -> None:
+    async def story(world: World) -> None:
+        client = world.client(lambda p: negated(world, p))
+        assert await client.ended == MINUS
+        machine = workers(world)[0]
+        agent = machine.service("worker")
+        assert agent is not None
+        agent.pause()
+        machine.power_off()
+        await asyncio.sleep(10.0)
+        assert world.cloud.vms[machine.id].state is S.TERMINATED
+
+    told(story)
+
+
 def test_a_worker_that_a_dead_client_left_alone_goes_by_its_cap() -> None:
     async def story(world: World) -> None:
         client = world.client(lambda p: negated(world, p, hard_dismantle_timeout=500.0))

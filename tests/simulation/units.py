@@ -80,7 +80,10 @@ class Unit:
             return False
 
     async def stop(self) -> None:
-        """SIGTERM, patience, SIGKILL."""
+        """SIGTERM, patience, SIGKILL.
+
+        As systemd does, SIGTERM is followed by SIGCONT (systemd.kill, ``KillSignal=``).
+        """
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
@@ -88,6 +91,7 @@ class Unit:
             self.state = "deactivating"
             if self._program is not None:
                 self._program.terminate()
+                self.process.resume()
             else:
                 self.process.kill()
             try:

@@ -214,6 +214,17 @@ async def test_an_enabled_service_starts_at_the_next_boot(guest: Guest) -> None:
     assert again.stdout == "x\nx\ndisabled\ninactive\n"
 
 
+async def test_a_service_that_is_stopped_ends_when_it_is_told_to(guest: Guest) -> None:
+    guest.unit("halted", "ExecStart=/bin/sleep 98764\nTimeoutStopSec=50")
+    await guest.ok("systemctl start halted")
+    (pid,) = guest.processes("98764")
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    await guest.ok("systemctl stop halted")
+    assert time.monotonic() - began < 40
+    assert not guest.processes("98764")
+
+
 async def test_a_service_that_will_not_end_is_killed(guest: Guest) -> None:
     guest.unit(
         "deaf",

@@ -221,11 +221,15 @@ class Service:
             raise StartError(f"status=209/STDOUT: {where}: {error.strerror}") from error
 
     async def _end(self, unit: Unit, leader: int, mark: str, ended: asyncio.Task[int]) -> None:
-        """End what is left of a run: SIGTERM to all, SIGKILL to those who stay."""
+        """End what is left of a run: SIGTERM to all, SIGKILL to those who stay.
+
+        As systemd does, SIGTERM is followed by SIGCONT (systemd.kill, ``KillSignal=``).
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         pids = processes.kin(leader, (_MARK, mark))
         processes.send(pids, signal.SIGTERM)
+        processes.send(pids, signal.SIGCONT)
         pause = 0.002
         while pids:
             if not ended.done():
