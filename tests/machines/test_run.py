@@ -34,8 +34,10 @@ def test_a_run_that_is_killed_leaves_no_machine_and_the_next_one_its_files(
     # A box within the box: it sees no difference.
     eight = "tests/machines/test_machine.py::test_how_long_a_boot_takes"
     command = [sys.executable, "-m", "tests.machines", "-q", "-p", "no:cacheprovider", eight]
+    # What this run was told of its cache would be an unknown option.
+    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     with subprocess.Popen(
-        [*command, "-n", boxes, "-k", "8"], cwd=PROJECT, stdout=subprocess.DEVNULL
+        [*command, "-n", boxes, "-k", "8"], cwd=PROJECT, stdout=subprocess.DEVNULL, env=plain
     ) as killed:
         until(lambda: folders(run, killed.pid), "a run")
         (folder,) = folders(run, killed.pid)
@@ -49,7 +51,7 @@ def test_a_run_that_is_killed_leaves_no_machine_and_the_next_one_its_files(
     # Others' runs delete its files too, when they begin.
     until(lambda: folder.name in stale(run.cache) or not folder.exists(), "its lock to be free")
     collect = [*command, "-n", "0", "--collect-only"]
-    subprocess.run(collect, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(collect, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True, env=plain)
     assert not folder.exists()
     assert not folder.with_suffix(".lock").exists()
 
