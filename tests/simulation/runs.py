@@ -8,7 +8,7 @@ Every run of a call that is not its first must be excused, for each of its earli
 * the agent of that run was started anew since, and so its predecessor had died;
 * the job was submitted anew since, to a master that did not know it (its VM was lost);
 * the master's service was restarted since, and the worker was not back within
-  ``scheduler.RETURN_GRACE``;
+  ``fleet.COMEBACK``;
 * a power cut cost a master the newest part of its journal since, and with it the outcome: the
   worker had let go of that when the master told it that it was kept;
 * the user asked for retries, and the run failed;
@@ -23,7 +23,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dayfly.master.scheduler import CLIENT_GRACE, RETURN_GRACE
+from dayfly.master.fleet import COMEBACK
+from dayfly.master.scheduler import CLIENT_GRACE
 from tests.simulation.evidence import Evidence
 from tests.simulation.world import Execution
 
@@ -171,7 +172,7 @@ class Runs:
 
     def _came_back(self, worker: str, served: float) -> bool:
         """Whether a worker was there again in time after a restart of the master's service."""
-        until = served + RETURN_GRACE - self._slack()
+        until = served + COMEBACK - self._slack()
         return any(served - 0.001 <= at <= until for at in self._evidence.connected[worker])
 
     def _awaited(self, run: Execution) -> None:

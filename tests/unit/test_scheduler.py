@@ -7,6 +7,7 @@ import pytest
 
 from dayfly.master import events as e
 from dayfly.master import sizing
+from dayfly.master.fleet import COMEBACK
 from dayfly.master.scheduler import CLIENT_GRACE, PATIENCE, RETURN_GRACE, Scheduler
 from dayfly.model import DismantlePolicy, ExecMode, JobSpec, JobState, OutcomeKind
 from dayfly.wire import messages as m
@@ -591,6 +592,15 @@ def test_after_a_restart_nothing_is_handed_out_that_a_known_worker_may_hold() ->
     assert story.scheduler.held("w1") == 2
     actions = story.ready("w2", holding={"j": [Span(7, 8)]})
     assert leases(actions) == {"w2": [5]}
+
+
+def test_after_a_restart_what_a_worker_may_hold_waits_until_it_is_lost_however_late() -> None:
+    story = Story()
+    restored(story, "w1", "w2")
+    story.ready("w1")
+    story.now = 2 * COMEBACK  # w2 was back in time, and fell silent before it said what it holds
+    assert leases(story.tell(e.Tick())) == {}
+    assert leases(story.tell(e.WorkerLost(worker="w2", reason="silent"))) == {"w1": [3, 4]}
 
 
 def test_after_a_grace_the_calls_of_a_worker_that_is_silent_go_to_others() -> None:

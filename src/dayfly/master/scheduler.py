@@ -27,8 +27,9 @@ from dayfly.model import CallOutcome, JobState, OutcomeKind
 
 #: Seconds that a job lives on without any client attached to it.
 CLIENT_GRACE = 60.0
-#: Seconds after a restart in which known workers may still say what they hold.
-RETURN_GRACE = 5.0
+#: Seconds after a restart in which known workers may still say what they hold. The fleet has given
+#: up by then who does not connect, and whose connection has fallen silent before that was said.
+RETURN_GRACE = 20.0
 #: Seconds that a client has to send workers for a new job before it is asked to.
 PATIENCE = 30.0
 #: Bring-ups that may fail, per worker wanted, before a job that never had one is given up.
