@@ -117,6 +117,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(HERE):
                 await ender.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HERE):
+            await process.wait()
 
 
 async def ensure(vm: str, execute: Execute = run) -> Engine:
