@@ -29,6 +29,7 @@ class Listener:
     drains: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     kept: dict[str, KeptInstance] = field(default_factory=dict)
+    history: list[KeptInstance] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     absolved: list[str] = field(default_factory=list)
     accusing: set[str] = field(default_factory=set)
@@ -61,6 +62,7 @@ class Listener:
 
     def keep(self, kept: KeptInstance) -> None:
         self.kept[kept.instance.id] = kept
+        self.history.append(kept)
 
     def fleet_changed(self) -> None:
         pass
@@ -101,10 +103,12 @@ class Yard:
     def powered_off(self, name: str) -> bool:
         return any(isinstance(s, m.PowerOff) for s in self.said.get(name, []))
 
+    def after_a_restart(self) -> Yard:
+        return a_yard(self.clock)
 
-@pytest.fixture
-async def yard() -> AsyncIterator[Yard]:
-    clock, installer, listener = FakeClock(), FakeInstaller(), Listener()
+
+def a_yard(clock: FakeClock) -> Yard:
+    installer, listener = FakeInstaller(), Listener()
     due: Callable[[], Due | None] = lambda: Due(clock.monotonic() + 77.0, "soft")  # noqa: E731
     fleet = Fleet(
         own="m0",
@@ -114,8 +118,14 @@ async def yard() -> AsyncIterator[Yard]:
         start_timeout=300.0,
         clock=clock,
     )
-    yield Yard(fleet, clock, installer, listener)
-    await fleet.aclose()
+    return Yard(fleet, clock, installer, listener)
+
+
+@pytest.fixture
+async def yard() -> AsyncIterator[Yard]:
+    yard = a_yard(FakeClock())
+    yield yard
+    await yard.fleet.aclose()
 
 
 async def test_all_vms_are_reached_at_once_and_each_phase_is_shown(yard: Yard) -> None:
@@ -340,6 +350,40 @@ async def test_a_worker_that_was_started_anew_while_its_master_was_down_is_not_w
     assert yard.installer.installed == ["w1"]
     await yard.clock.advance(20)
     assert not yard.listener.lost
+
+
+async def test_a_worker_that_was_started_anew_is_still_known_by_that_after_a_restart(
+    yard: Yard,
+) -> None:
+    before = instance("w1")
+    yard.fleet.adopt(KeptInstance(instance=before, policy=POLICY))
+    await settle()
+    anew = msgspec.structs.replace(before, launched_at=before.launched_at + 60.0)
+    yard.fleet.adopt(KeptInstance(instance=anew, policy=POLICY))  # its boot goes on
+    await settle()
+    yard.link("w1")
+    yard.fleet.asked_for_work("w1", spare=False)
+    yard.fleet.engage("w1", "j", POLICY, yard.clock.monotonic())
+    kept = yard.listener.kept["w1"]
+    assert (kept.instance.launched_at, kept.engaged) == (anew.launched_at, ["j"])
+    await yard.fleet.aclose()
+    restarted = yard.after_a_restart()
+    restarted.fleet.adopt(kept, returning=True)
+    restarted.fleet.adopt(KeptInstance(instance=anew, policy=POLICY))  # its client says it again
+    await settle()
+    assert restarted.phases() == {"w1": "starting"}
+    assert restarted.listener.kept["w1"].engaged == ["j"], "its soft timer waits for that"
+    await restarted.fleet.aclose()
+
+
+async def test_each_start_of_a_vm_is_paid_for_by_itself(yard: Yard) -> None:
+    before = instance("w1")
+    yard.fleet.adopt(KeptInstance(instance=before, policy=POLICY))
+    anew = msgspec.structs.replace(before, launched_at=before.launched_at + 60.0)
+    yard.fleet.adopt(KeptInstance(instance=anew, policy=POLICY))
+    told = [(kept.instance.launched_at, kept.ended) for kept in yard.listener.history]
+    assert told[:2] == [(before.launched_at, None), (before.launched_at, anew.launched_at)]
+    assert set(told[2:]) == {(anew.launched_at, None)}
 
 
 async def test_a_lost_worker_whose_agent_returns_is_a_worker_again(yard: Yard) -> None:

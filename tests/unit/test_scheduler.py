@@ -616,6 +616,27 @@ def test_after_a_grace_the_calls_of_a_worker_that_is_silent_go_to_others() -> No
     assert leases(actions) == {"w2": [6]}
 
 
+def test_a_worker_whose_vm_was_started_anew_is_a_new_worker_that_takes_part_anew() -> None:
+    story = Story()
+    story.worker("w1", spec())
+    story.worker("w2", spec())
+    assert leases(story.job(spec(), 4)) == {"w1": [0, 2], "w2": [1, 3]}
+    actions = story.tell(e.WorkerComing(worker="w1", pool=e.pool_of(spec())))
+    assert not [action for action in actions if isinstance(action, e.NeedWorkers)]
+    assert leases(story.done("w2", 1, 3)) == {"w2": [0, 2]}
+    # It was the same VM after all, told of with another date, and still has both in hand.
+    actions = story.ready("w1", holding={"j": [Span(0, 1), Span(2, 3)]})
+    assert told(actions, "w1") == [m.Revoke(job="j", indices=[0, 2])]
+
+
+def test_what_a_worker_holds_that_was_thought_to_be_new_engages_it() -> None:
+    story = Story()
+    restored(story, "w1")
+    story.tell(e.WorkerComing(worker="w1", pool=e.pool_of(spec())))
+    actions = story.ready("w1", holding={"j": [Span(3, 5)]})
+    assert e.Engage(worker="w1", job="j", started=-5.0) in actions
+
+
 def test_a_worker_that_reconnects_keeps_what_it_holds_and_loses_what_never_arrived() -> None:
     story = Story()
     story.worker("w1", spec())

@@ -93,10 +93,16 @@ class Fleet:
         if instance.launched_at <= self._gone.get(instance.id, float("-inf")):
             return
         if (known := self._members.get(instance.id)) is not None:
-            if not known.predates(instance):
+            if instance.launched_at <= known.instance.launched_at:
+                return
+            over = msgspec.structs.replace(known.kept(gone=True), ended=instance.launched_at)
+            self._listener.keep(over)  # each start is paid for by itself
+            if not known.silent:
+                known.was_started_anew(instance)  # what brings it up, or is on it, goes on
+                self._facts_changed(known)
                 return
             self._stop(known)
-            self._listener.worker_gone(known.id)  # it was started anew
+            self._listener.worker_gone(known.id)
         member = Member(kept, self._clock, here=instance.id == self._own)
         self._members[instance.id] = member
         self._listener.keep(member.kept())

@@ -140,10 +140,15 @@ class Member:
         due = None if self.heard or self.here else self.due()
         return None if due is None or due.at > self._clock.monotonic() else due.why
 
-    def predates(self, instance: Instance) -> bool:
-        """Whether its VM was started anew, and nothing has been heard of it since."""
-        silent = self.leaving or not self.heard
-        return silent and instance.launched_at > self.instance.launched_at
+    @property
+    def silent(self) -> bool:
+        """Whether it is lost, on its way out, or not back since this service began."""
+        return self.leaving or not self.heard
+
+    def was_started_anew(self, instance: Instance) -> None:
+        """Its VM was started later than was known: whoever says so again says nothing new."""
+        self.instance = instance
+        self.launched = self._scale(instance.launched_at)
 
     def engage(self, job: str, policy: DismantlePolicy, started: float) -> None:
         """A job is on it from now on; the hard deadline is that of the job started last."""

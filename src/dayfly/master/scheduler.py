@@ -126,7 +126,7 @@ class Scheduler:
             case e.CancelAsked():
                 self._cancel(event, now, out)
             case e.WorkerComing():
-                self._coming(event, now)
+                self._coming(event, now, out)
             case e.WorkerReady():
                 self._ready(event, now, out)
             case e.WorkerDraining():
@@ -254,9 +254,11 @@ class Scheduler:
 
     # -- workers --
 
-    def _coming(self, event: e.WorkerComing, now: float) -> None:
-        if self._roster.get(event.worker) is not None:
-            return
+    def _coming(self, event: e.WorkerComing, now: float, out: Actions) -> None:
+        if (before := self._roster.get(event.worker)) is not None:
+            anew = e.WorkerLost(worker=before.name, reason="its VM was started anew", innocent=True)
+            self._hands.lost(before, anew, out)
+            self._roster.remove(before)
         worker = self._roster.add(event.worker, event.pool)
         worker.engaged = dict.fromkeys(job for job in event.engaged if job in self._jobs)
         if event.returning:
@@ -265,8 +267,10 @@ class Scheduler:
             job = self._jobs[job_id]
             job.alone_since = None
             job.had_worker |= event.returning
-            job.asked = max(0, job.asked - 1)
+            if before is None:
+                job.asked = max(0, job.asked - 1)
         self._rewake = True
+        self._dealer.feed(event.pool, now, out)
 
     def _ready(self, event: e.WorkerReady, now: float, out: Actions) -> None:
         worker = self._roster.get(event.worker)
