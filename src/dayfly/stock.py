@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from dayfly.environment.indexes import authorized
 from dayfly.environment.lock import Answer, File, Lock
 from dayfly.environment.order import FileOrder, Interpreters, Order, Source
-from dayfly.errors import ObjectNotFoundError
+from dayfly.errors import ObjectNotFoundError, StorageError
 from dayfly.storage import keys
 from dayfly.storage.base import Storage
 
@@ -28,6 +28,8 @@ LENT: Final = 3600.0
 _UVS_OWN: Final = Interpreters()
 #: Files that are stored at once.
 _UPLOADS: Final = 4
+
+Kept = TypeVar("Kept", Lock, Answer, File)
 
 
 class Stock:
@@ -41,12 +43,12 @@ class Stock:
         self._storage = storage
 
     async def find(self, key: str) -> Lock | None:
-        """The lock of an environment, if it was made before."""
-        try:
-            data = await self._storage.get_object(keys.lock(key))
-        except ObjectNotFoundError:
-            return None
-        return msgspec.json.decode(data, type=Lock)
+        """The lock of an environment, if it was made before.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        return await self._read(keys.lock(key), Lock)
 
     async def keep(self, lock: Lock, files: Mapping[str, Path] = MappingProxyType({})) -> None:
         """Store a lock, after those of its files that no index has.
@@ -68,11 +70,7 @@ class Stock:
 
     async def recall(self, wish: str) -> Answer | None:
         """What was found out of a wish, by its key, if it was asked before."""
-        try:
-            data = await self._storage.get_object(keys.wish(wish))
-        except ObjectNotFoundError:
-            return None
-        return msgspec.json.decode(data, type=Answer)
+        return await self._read(keys.wish(wish), Answer)
 
     async def remember(self, wish: str, answer: Answer) -> None:
         """Store what was found out; its lock is kept already."""
@@ -80,11 +78,7 @@ class Stock:
 
     async def find_python(self, build: str) -> File | None:
         """A build of Python, if it was kept before."""
-        try:
-            data = await self._storage.get_object(keys.python(build))
-        except ObjectNotFoundError:
-            return None
-        return msgspec.json.decode(data, type=File)
+        return await self._read(keys.python(build), File)
 
     async def keep_python(self, build: str, file: File, path: Path) -> None:
         """Store a build of Python.
@@ -131,6 +125,20 @@ class Stock:
             check=check,
             interpreters=interpreters,
         )
+
+    async def _read(self, key: str, type: type[Kept]) -> Kept | None:  # noqa: A002
+        try:
+            data = await self._storage.get_object(key)
+        except ObjectNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(data, type=type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StorageError(
+                f"{key} in storage is not what dayfly has left there",
+                cause=str(error),
+                hint="dayfly clean --all, then run the program again: it stores it anew",
+            ) from error
 
     async def _file(self, file: File, *, index: tuple[str, ...], deposit: bool) -> FileOrder:
         key = keys.wheel(file.sha256)

@@ -13,7 +13,7 @@ import pytest
 from dayfly.clock import SystemClock
 from dayfly.environment.lock import File, Lock, Platform
 from dayfly.environment.order import Interpreters
-from dayfly.errors import EnvironmentFailedError
+from dayfly.errors import EnvironmentFailedError, StorageError
 from dayfly.master.stocking import Stocking
 from dayfly.phases import Timeline
 from dayfly.stock import Stock
@@ -66,6 +66,28 @@ async def test_a_lock_is_found_by_its_key(storage: DirectoryStorage, tmp_path: P
     await stock.keep(lock(private, UV), {private.sha256: path})
     assert await stock.find(KEY) == lock(private, UV)
     assert await storage.get_object(keys.wheel(private.sha256)) == b"private"
+
+
+@pytest.mark.parametrize("damaged", [b'{"key": "01', b'{"key": 1}', b'{"key": "\xff"}'])
+async def test_a_lock_that_is_damaged_in_storage_is_told_to_whoever_needs_it(
+    storage: DirectoryStorage, damaged: bytes
+) -> None:
+    for key in (keys.lock(KEY), keys.wish(KEY), keys.python(KEY)):
+        await storage.put_object(key, damaged)
+    stock, told = Stock(storage), Told()
+    for asked in (stock.find(KEY), stock.recall(KEY), stock.find_python(KEY)):
+        with pytest.raises(StorageError, match="is not what dayfly has left there") as failed:
+            await asked
+        assert failed.value.hint.startswith("dayfly clean --all")
+    stocking = Stocking(storage, (), told=told)
+    stocking.begin(KEY)
+    async with asyncio.timeout(10):
+        await told.once.wait()
+    assert "is not what dayfly has left there" in stocking.unreached[KEY]
+    environments = KitEnvironments(storage, "i-1", Interpreters(), Timeline(SystemClock()))
+    environments.stocked(KEY)
+    with pytest.raises(StorageError, match="is not what dayfly has left there"):
+        await environments.bring(KEY)
 
 
 async def test_a_vm_looks_in_storage_first_and_leaves_there_what_came_from_an_index(
