@@ -464,6 +464,10 @@ def test_an_image_without_a_registry_is_in_the_given_one() -> None:
 def test_what_contradicts_a_container_image_is_refused_and_what_needs_one_is_told() -> None:
     with pytest.raises(ConfigError, match="'auto' is not allowed with a container image"):
         load(EC2, runtime=IMAGE, environment="auto")
+    for key in ("extra_apt_packages", "extra_python_packages"):
+        extra: dict[str, Any] = {"runtime": IMAGE, key: ["gdal"]}
+        with pytest.raises(ConfigError, match=f"{key}: nothing is installed .*; put gdal into"):
+            load(EC2, **extra)
     login: dict[str, Any] = {"docker_user": "me", "docker_password": "hush"}
     with pytest.raises(ConfigError, match=r"set docker_server: registry\.example\.com"):
         load(EC2, runtime=IMAGE, **login)

@@ -273,6 +273,18 @@ def _image_rules(ec2: Ec2Section, document: Document) -> Iterator[Problem]:
             f"{given.value!r} is not allowed with a container image, which brings the packages "
             "itself; put them into the image, and leave this key out",
         )
+    extras = {
+        "extra_apt_packages": ec2.extra_apt_packages,
+        "extra_python_packages": ec2.extra_python_packages,
+    }
+    for key, packages in extras.items():
+        if packages:
+            yield _problem(
+                "aws_ec2",
+                key,
+                "nothing is installed on top of a container image, which brings the packages "
+                f"itself; put {', '.join(packages)} into the image, and leave this key out",
+            )
     server = runtimes.server_name(ec2.docker_server)
     if ec2.docker_user and (registry := runtimes.registry_of(image)) != server:
         yield _problem(

@@ -135,12 +135,8 @@ def _unheeded(config: Config) -> list[str]:
         text = f"without meaning with runtime: {ec2.runtime}, which is no container image"
         told.append(f"[aws_ec2] {', '.join(images_only)}: {text}")
     if ec2.extra_python_packages and ec2.packages != "auto":
-        image = names_image(ec2.runtime)
-        text = "a container image" if image else f"environment: {ec2.environment}"
-        told.append(f"[aws_ec2] extra_python_packages: without meaning with {text}")
-    if ec2.extra_apt_packages and names_image(ec2.runtime):
-        text = "without meaning with a container image, which brings its own"
-        told.append(f"[aws_ec2] extra_apt_packages: {text}")
+        text = f"without meaning with environment: {ec2.environment}"
+        told.append(f"[aws_ec2] extra_python_packages: {text}")
     return told
 
 
