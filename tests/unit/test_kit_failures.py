@@ -54,7 +54,7 @@ def from_only(file: FileOrder, url: str) -> FileOrder:
 # -- the network --
 
 
-@pytest.mark.parametrize("status", [403, 404, 503])
+@pytest.mark.parametrize("status", [403, 503])
 def test_an_index_that_does_not_give_a_file_is_told_with_its_answer(vm: Vm, status: int) -> None:
     file = vm.file("wanted")
     vm.index.faults[f"/index/{file.filename}"] = [status] * 9
@@ -167,6 +167,21 @@ def test_no_secret_of_a_url_is_told_or_kept(vm: Vm) -> None:
 
 
 # -- files --
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_file_that_was_deleted_everywhere_is_told_with_how_to_lock_anew(
+    vm: Vm, status: int, tmp_path: Path
+) -> None:
+    file = vm.file("wanted")
+    nowhere = Source(name="storage", url=(tmp_path / "nowhere").as_uri())
+    vm.index.faults[f"/index/{file.filename}"] = [status] * 2
+    for sources in (file.sources, (nowhere, file.sources[1])):
+        failed = vm.run(vm.order(msgspec.structs.replace(file, sources=sources))).last
+        assert (failed["kind"], failed["package"]) == ("file", "wanted==1.0")
+        assert failed["what"] == f"no source has {file.filename} any more"
+        assert f"index: 127.0.0.1 answered HTTP {status}" in failed["cause"]
+        assert "dayfly clean --all, then run the program again" in failed["advice"]
 
 
 def test_a_file_that_is_altered_everywhere_is_refused(vm: Vm) -> None:

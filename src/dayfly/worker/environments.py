@@ -176,7 +176,8 @@ class KitEnvironments:
             try:
                 return await self._run_kit(key)
             except EnvironmentFailedError as error:
-                if error.kind != "network":
+                # An index may say that it has no such file to whoever gives no password.
+                if error.kind not in {"network", "file"}:
                     raise
                 log.info("environment %s: storage is waited for: %s", key, error.what)
         await self._await_stock(stocked)

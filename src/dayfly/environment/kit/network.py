@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: HTTP answers after which the same request may well succeed.
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Those that say for certain that there is no such file.
+GONE = frozenset({404, 410})
 
 
 class Unavailable(Exception):  # noqa: N818
@@ -31,13 +33,21 @@ class Unavailable(Exception):  # noqa: N818
         passing: Another try may succeed.
         host: It is the whole host that cannot be reached, and not this one file.
         altered: It gave something, which is not the file.
+        gone: It answered, and has no such file.
     """
 
     def __init__(
-        self, words: str, *, passing: bool = False, host: bool = False, altered: bool = False
+        self,
+        words: str,
+        *,
+        passing: bool = False,
+        host: bool = False,
+        altered: bool = False,
+        gone: bool = False,
     ) -> None:
         super().__init__(words)
-        self.words, self.passing, self.host, self.altered = words, passing, host, altered
+        self.words, self.passing, self.host = words, passing, host
+        self.altered, self.gone = altered, gone
 
 
 def trouble(error: Exception, url: str) -> Unavailable:
@@ -47,7 +57,7 @@ def trouble(error: Exception, url: str) -> Unavailable:
         words = f"{host} answered HTTP {error.code} ({error.reason})"
         if error.code in (401, 403):
             words += ": it is not there, or this URL has no right to it any more"
-        return Unavailable(words, passing=error.code in PASSING)
+        return Unavailable(words, passing=error.code in PASSING, gone=error.code in GONE)
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, socket.gaierror):
         return Unavailable(f"no DNS server knows {host} ({reason})", passing=True, host=True)
@@ -106,7 +116,8 @@ def opened(url: str, silence: float) -> Iterator[tuple[Callable[[int], bytes], i
         try:
             file = path.open("rb")
         except OSError as error:
-            raise Unavailable(f"{path}: {error.strerror}") from None
+            gone = error.errno == errno.ENOENT
+            raise Unavailable(f"{path}: {error.strerror}", gone=gone) from None
         with file:
             yield file.read, os.fstat(file.fileno()).st_size
         return

@@ -29,6 +29,8 @@ LANES, DEPOSITS = 16, 4
 BLOCK = 1 << 18
 #: Seconds between tries, and without a byte, where the order says nothing.
 PAUSES, SILENCE = (0.5, 1.0, 2.0), 20.0
+#: What is to be done where the files that were locked are no more.
+ANEW = "lock the environment anew: dayfly clean --all, then run the program again"
 
 
 class Wheels:
@@ -104,7 +106,8 @@ class Wheels:
             try:
                 return name, self._from(file, name, url, path)
             except Unavailable as error:
-                why.append(Unavailable(f"{name}: {error.words}", altered=error.altered))
+                words = f"{name}: {error.words}"
+                why.append(Unavailable(words, altered=error.altered, gone=error.gone))
                 self._record.log(f"{file['filename']}: {name} {url}: {error.words}")
                 if error.altered:
                     self._record.tell(note=f"{file['filename']}: {error.words}", step="fetch")
@@ -167,8 +170,16 @@ class Wheels:
                 "file",
                 f"no source has the {file['filename']} that was locked",
                 cause=cause,
-                advice="it was altered, there or on the way; if the index replaced it, "
-                "lock the environment anew",
+                advice="it was altered, there or on the way; if the index replaced it, " + ANEW,
+                package=package,
+            )
+        if why and all(reason.gone for reason in why):
+            return Failure(
+                "file",
+                f"no source has {file['filename']} any more",
+                cause=cause,
+                advice="if the index has deleted it, " + ANEW + "; an index that needs a password "
+                "may answer so where it is given none",
                 package=package,
             )
         return Failure(
