@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -29,7 +30,10 @@ from dayfly.phases import Timeline
 from dayfly.runtimes import Runtime
 from dayfly.storage.directory import DirectoryStorage
 from dayfly.wire import messages as m
+from dayfly.worker.containers import contained as contained_module
 from dayfly.worker.containers import words
+from dayfly.worker.containers.contained import Contained, Place
+from dayfly.worker.containers.engine import Engine as ContainerEngine
 from dayfly.worker.containers.engine import run
 from dayfly.worker.containers.images import ImageEnvironments
 from dayfly.worker.pool import Pool
@@ -305,6 +309,70 @@ async def test_an_engine_that_breaks_later_fails_the_calls_and_says_so(
         [outcome] = await b.run(abs, [1])
     assert outcome.kind is OutcomeKind.CRASHED
     assert "Cannot connect to the Docker daemon" in outcome.payload.decode()
+
+
+def place(folder: Path, program: str) -> Place:
+    """What a container is made of, by an engine that is a shell script."""
+    command = folder / "engine"
+    command.write_text(f"#!/bin/sh\n{program}")
+    command.chmod(0o755)
+    return Place(
+        engine=ContainerEngine("docker", (str(command),)),
+        image=IMAGE,
+        id="sha256:abc",
+        gpu=False,
+        ours=folder,
+        modules=folder,
+        folder=folder / "runners",
+    )
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_an_engine_that_takes_its_time_to_end_a_container_holds_up_no_other_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, obeys: bool
+) -> None:
+    monkeypatch.setattr(contained_module, "LEAVE", 0.1)
+    pid, ender, go_on = (tmp_path / name for name in ("pid", "ender", "go-on"))
+    os.mkfifo(go_on)
+    ends = f'kill -9 "$(cat {pid})"' if obeys else ":"
+    stuck = place(
+        tmp_path,
+        f"case $1 in run) echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 60;; "
+        f"rm) echo $$ >{ender}; {ends}; read -r line <{go_on};; esac\n",
+    )
+    body = Contained(stuck, Command(interpreter=IMAGE, environment={}, directory="/"), "1")
+    ended = asyncio.Event()
+    let_go = body.watch(ended.set)
+    await until(pid.exists)
+    body.kill()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    let_go()
+    assert body.bury().status == -signal.SIGKILL
+    await until(lambda: ender.exists() and bool(ender.read_text()))
+    begun = time.monotonic()
+    body.close()
+    assert time.monotonic() - begun < 0.5
+    go_on.write_text("go on\n")
+    await until(lambda: not Path("/proc", ender.read_text().strip()).exists())
+
+
+@pytest.mark.parametrize("full", ["tempfile.TemporaryFile", "os.pipe", "subprocess.Popen"])
+async def test_a_container_that_cannot_be_started_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = Command(interpreter=IMAGE, environment={}, directory="/")
+    made = place(tmp_path, "exit 1\n")
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(full, refuse)
+        with pytest.raises(OSError, match="No space left"):
+            Contained(made, command, "1")
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
+    assert list((tmp_path / "runners").iterdir()) == []
 
 
 async def test_what_containers_share_anybody_may_read_and_their_folders_nobody_else(

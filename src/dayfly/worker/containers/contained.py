@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -94,23 +94,29 @@ class Contained:
         self._agent: socket.socket | None = None
         self._killed = False
         self._force: asyncio.TimerHandle | None = None
-        self._forcing: subprocess.Popen[bytes] | None = None
+        self._begin = self._loop.call_later(BEGIN, self.kill)
         self._told = json.dumps(self._orders(command)).encode()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ends = spawn.Ends.make()
         self._reads: dict[int, int] = {}
         self._writes: list[int] = []
-        for number in (1, 2):
-            self._reads[number], write = os.pipe()
-            self._writes.append(write)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with all else
+        self._owned = ExitStack()
+        self._owned.callback(shutil.rmtree, self._folder, ignore_errors=True)
         try:
+            errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with all else
+            self._errors = self._owned.enter_context(errors)
+            self._ends = spawn.Ends.make()
+            self._owned.callback(self._ends.close)
+            self._owned.callback(self._close_pipes)
+            for number in (1, 2):
+                self._reads[number], write = os.pipe()
+                self._writes.append(write)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._listener = self._owned.enter_context(listener)
+            self._owned.callback(self._loop.remove_reader, listener)
             self._process = self._start()
         except OSError:
             self.close()
             raise
         self.pid = self._process.pid
-        self._begin = self._loop.call_later(BEGIN, self.kill)
 
     def _orders(self, command: spawn.Command) -> dict[str, object]:
         place = self._place
@@ -193,21 +199,11 @@ class Contained:
 
     def close(self) -> None:
         """See :class:`spawn.Body`."""
-        for timer in (self._force, getattr(self, "_begin", None)):
+        for timer in (self._force, self._begin):
             if timer is not None:
                 timer.cancel()
-        if self._forcing is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self._forcing.wait(1.0)
         self._hang_up()
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
-        self._ends.close()
-        for each in (*self._reads.values(), *self._writes):
-            os.close(each)
-        self._writes.clear()
-        self._errors.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._owned.close()
 
     # -- what the container does --
 
@@ -229,9 +225,7 @@ class Contained:
                 )
             # The runner alone has them now: so we see when it closes them.
             self._ends.far.close()
-            for each in self._writes:
-                os.close(each)
-            self._writes.clear()
+            self._close_writes()
 
     def _on_word(self) -> None:
         assert self._agent is not None  # noqa: S101  it has just spoken
@@ -251,20 +245,38 @@ class Contained:
             self._loop.remove_reader(self._agent)
             self._agent.close()
 
+    def _close_writes(self) -> None:
+        for each in self._writes:
+            os.close(each)
+        self._writes.clear()
+
+    def _close_pipes(self) -> None:
+        self._close_writes()
+        for each in self._reads.values():
+            os.close(each)
+
     def _end_by_engine(self) -> None:
         """End a container whose first process does not, or one that has not begun."""
-        command = [*self._place.engine.command, "rm", "--force", self._name]
-        with suppress(OSError):  # then its deadline is the VM's
-            self._forcing = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors
-            )
+        self._execute(*self._place.engine.command, "rm", "--force", self._name)
         self._force = self._loop.call_later(LEAVE, self._abandon)
 
     def _abandon(self) -> None:
         """Wait for the engine no more; the container ends as soon as it finds nobody here."""
         *root, _ = self._place.engine.command
-        with suppress(OSError):
-            self._forcing = subprocess.Popen([*root, "kill", "-KILL", "--", f"-{self.pid}"])
+        self._execute(*root, "kill", "-KILL", "--", f"-{self.pid}")
+
+    def _execute(self, *command: str) -> None:
+        """Start a command, and clear away what is left of it whenever it ends; nobody waits."""
+        with suppress(OSError):  # then the container's deadline is the VM's
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors
+            )
+
+            def ended() -> None:
+                let_go()
+                process.wait()
+
+            let_go = spawn.watch(process, self._loop, ended)
 
     def _failure(self, status: int | None) -> str:
         self._errors.seek(0)
