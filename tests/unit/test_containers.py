@@ -240,6 +240,21 @@ async def test_the_password_goes_in_by_standard_input_and_is_gone_with_the_pull(
     assert "pass-word" not in repr(registry)
 
 
+async def test_what_a_refused_login_has_written_root_clears_away(
+    engine: Engine, tmp_path: Path
+) -> None:
+    rm, cleared = engine.folder / "rm", tmp_path / "cleared"
+    rm.write_text(f'#!/bin/sh\necho "$@" >>{cleared}\nexec {shutil.which("rm")} "$@"\n')
+    rm.chmod(0o755)
+    engine.fail(("login", 1, "Error: unauthorized: incorrect username or password"))
+    registry = Registry(server="registry.example.com", user="me", password="pass-word")
+    with pytest.raises(EnvironmentFailedError, match="refuses the login"):
+        await images_of(tmp_path, registry).bring("")
+    (login,) = [each for each in engine.asked if "login" in each["words"]]
+    assert login["config"] in cleared.read_text()
+    assert not Path(login["config"]).exists()
+
+
 async def test_a_refused_login_and_a_missing_image_are_told_by_name(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -187,14 +187,14 @@ class ImageEnvironments:
         # The credentials are on the disk for no longer than it takes, and nobody else's to read.
         with tempfile.TemporaryDirectory(dir=self._folder, prefix=LOGINS) as folder:
             command = engine.login_file(folder)
-            if registry.user:
-                login = [*command, "login", "--username", registry.user, "--password-stdin"]
-                if registry.server != HUB or engine.name != "docker":  # which is docker's own
-                    login.append(registry.server)
-                done = await self._execute(login, registry.password.encode(), LOGIN)
-                if done.status != 0:
-                    raise words.no_login(image, registry, done.tail, self._worker)
             try:
+                if registry.user:
+                    login = [*command, "login", "--username", registry.user, "--password-stdin"]
+                    if registry.server != HUB or engine.name != "docker":  # which is docker's own
+                        login.append(registry.server)
+                    done = await self._execute(login, registry.password.encode(), LOGIN)
+                    if done.status != 0:
+                        raise words.no_login(image, registry, done.tail, self._worker)
                 done = await self._execute([*command, "pull", image], b"", PULL)
             finally:
                 # What root has written there.
