@@ -52,6 +52,7 @@ class Index:
         faults: Path -> statuses to be answered first.
         asked: What was asked for: "GET /index/a.whl".
         tokens: The Authorization headers that came.
+        silent: Whether what is asked for is not answered; ``deaf``: nor what is PUT.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Index:
         self.asked: list[str] = []
         self.tokens: list[str] = []
         self.silent = threading.Event()
+        self.deaf = threading.Event()
         self.go_on = threading.Event()
         index = self
 
@@ -88,6 +90,9 @@ class Index:
             def do_PUT(self) -> None:
                 path = self._path()
                 content = self.rfile.read(int(self.headers["Content-Length"]))
+                if index.deaf.is_set():
+                    index.go_on.wait(10)
+                    return
                 faults = index.faults.get(path)
                 status = faults.pop(0) if faults else 200
                 if status == 200:

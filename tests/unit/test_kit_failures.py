@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dayfly.environment.kit.network import trouble
 from dayfly.environment.kit.record import scrubbed
-from dayfly.environment.kit.wheels import digest
+from dayfly.environment.kit.wheels import DEPOSITS, digest
 from dayfly.environment.order import FileOrder, Interpreters, Source
 from tests.unit.kit_support import Index, Run, Vm, ended, wheel
 
@@ -92,6 +92,24 @@ def test_an_index_that_says_nothing_is_given_up_after_a_silence(vm: Vm) -> None:
     failed = vm.run(vm.order(vm.file("wanted"), silence=0.1, pauses=())).last
     assert failed["kind"] == "network"
     assert "127.0.0.1 does not answer (timeout)" in failed["cause"]
+
+
+def test_a_storage_that_does_not_answer_is_given_up_for_all_files(vm: Vm, tmp_path: Path) -> None:
+    vm.index.deaf.set()
+    files = []
+    for n in range(20):
+        file = vm.file(f"wanted{n}")
+        here = tmp_path / file.filename
+        here.write_bytes(vm.index.files[f"/index/{file.filename}"])
+        from_here = (Source(name="index", url=here.as_uri()),)
+        files.append(msgspec.structs.replace(file, sources=from_here))
+    run = vm.run(vm.order(*files, silence=0.5))
+    assert run.done
+    assert run.step("deposit")["files"] == 0
+    told = [note for note in run.notes if "127.0.0.1 does not answer (timeout)" in note]
+    assert len(told) == len(files)
+    puts = [each for each in vm.index.asked if each.startswith("PUT")]
+    assert len(puts) <= DEPOSITS, "one for each lane, and none after them"
 
 
 def test_an_index_whose_certificate_nobody_knows_is_not_trusted(vm: Vm, tmp_path: Path) -> None:

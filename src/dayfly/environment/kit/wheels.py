@@ -205,12 +205,8 @@ class Wheels:
                     file = waiting.get_nowait()
                 except queue.Empty:
                     return
-                try:
-                    self._put(self.path(file), str(file["deposit"]))
-                    done.put("")
-                except (OSError, http.client.HTTPException) as error:
-                    words = trouble(error, str(file["deposit"])).words
-                    done.put(f"{file['filename']} was not kept in storage: {words}")
+                words = self._left(file)
+                done.put(f"{file['filename']} was not kept in storage: {words}" if words else "")
 
         for _ in range(min(DEPOSITS, len(files))):
             threading.Thread(target=work, daemon=True).start()
@@ -220,6 +216,21 @@ class Wheels:
             return len(files) - len(notes), notes
 
         return wait
+
+    def _left(self, file: dict[str, Any]) -> str:
+        """Leave a file in storage; returns why it was not, in words."""
+        url = str(file["deposit"])
+        host = urllib.parse.urlsplit(url).netloc
+        if host in self._dead:  # each file would wait as long for nothing
+            return self._dead[host]
+        try:
+            self._put(self.path(file), url)
+        except (OSError, http.client.HTTPException) as error:
+            why = trouble(error, url)
+            if why.host:
+                self._dead[host] = why.words
+            return why.words
+        return ""
 
     def _put(self, path: Path, url: str) -> None:
         target = local(url)
