@@ -203,6 +203,44 @@ def test_what_the_user_told_uv_goes_before_pip(bare: dict[str, str]) -> None:
     assert found.urls == ("https://me:secret@ours/simple",)
 
 
+def test_the_vms_are_given_the_password_that_uv_has_for_an_index_by_its_name(
+    bare: dict[str, str],
+) -> None:
+    told = bare | {
+        "UV_DEFAULT_INDEX": "our-own=https://ours/simple",
+        "UV_INDEX": "open=https://open/simple https://unnamed/simple",
+        "UV_INDEX_OUR_OWN_USERNAME": "me",
+        "UV_INDEX_OUR_OWN_PASSWORD": "s@c/ret",
+    }
+    found = indexes(environ=told)
+    own = "https://me:s%40c%2Fret@ours/simple"
+    assert found.urls == (own, "https://open/simple", "https://unnamed/simple")
+    assert found.environment == {}, "uv reads its variables by itself"
+    told["UV_DEFAULT_INDEX"] = "our-own=https://you:mine@ours/simple"
+    assert indexes(environ=told).urls[0] == "https://you:mine@ours/simple", "what it says holds"
+
+
+def test_the_vms_are_given_the_password_of_netrc(own_home: Path, bare: dict[str, str]) -> None:
+    (own_home / ".netrc").write_text(
+        "machine ours login me password s@cret\ndefault login anybody password any\n"
+    )
+    ours, signed = "https://ours:8443/simple", "https://me:s%40cret@ours:8443/simple"
+    other = "https://other/simple"
+    assert indexes([ours, other], bare).urls == (signed, other)
+    assert indexes([ours, other], bare).environment["UV_DEFAULT_INDEX"] == ours
+    assert indexes(environ=bare | {"PIP_INDEX_URL": ours}).urls == (signed,)
+    assert indexes(environ=bare | {"UV_INDEX": f"x={ours}"}).urls[1] == signed
+    for url in ("https://me:mine@ours/simple", "https://you@ours/simple"):
+        assert indexes([url], bare).urls == (url,), "what the URL says holds"
+    assert indexes(["https://me@ours/"], bare).urls == ("https://me:s%40cret@ours/",)
+    elsewhere = own_home / "elsewhere"
+    elsewhere.write_text("machine ours login me password changed\n")
+    found = indexes([ours], bare | {"NETRC": str(elsewhere)})
+    assert found.urls == ("https://me:changed@ours:8443/simple",)
+    elsewhere.write_text("machine\n")
+    assert indexes([ours], bare | {"NETRC": str(elsewhere)}).urls == (ours,)
+
+
 def test_what_the_configuration_says_goes_before_all(bare: dict[str, str]) -> None:
     told = bare | {"PIP_INDEX_URL": "https://pip/simple", "UV_FIND_LINKS": "/wheels"}
     found = indexes(["https://one/simple", "https://two/simple"], told)

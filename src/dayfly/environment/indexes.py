@@ -9,17 +9,22 @@ The first of these that says anything about indexes holds:
 4. nothing: uv's own files (``uv.toml``, ``[tool.uv]``), or PyPI.
 
 uv reads its variables and files by itself. pip's ``cert`` and ``trusted-host`` are passed on too.
+The VMs are given the passwords that stand in these URLs, in ``UV_INDEX_<NAME>_USERNAME`` and
+``_PASSWORD``, and in ``~/.netrc``; those of uv's own files, its store and of keyrings are not
+known here.
 """
 
 from __future__ import annotations
 
 import configparser
+import netrc
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -77,11 +82,12 @@ def indexes(own: Sequence[str] = (), environ: Mapping[str, str] | None = None) -
         told["UV_DEFAULT_INDEX"] = own[0]
         if own[1:]:
             told["UV_INDEX"] = " ".join(own[1:])
-        return Indexes(urls=tuple(own), environment=told)
+        logins = _netrc(known)
+        return Indexes(urls=tuple(_signed(url, logins) for url in own), environment=told)
     if any(known.get(name) for name in _UVS):
         default = known.get("UV_DEFAULT_INDEX") or known.get("UV_INDEX_URL") or ""
         more = [*known.get("UV_INDEX", "").split(), *known.get("UV_EXTRA_INDEX_URL", "").split()]
-        return Indexes(urls=_urls(default, more), environment=told)
+        return Indexes(urls=_urls(default, more, known), environment=told)
     more = pip.get("extra-index-url", "").split()
     if "index-url" in pip:
         told["UV_DEFAULT_INDEX"] = pip["index-url"]
@@ -93,22 +99,59 @@ def indexes(own: Sequence[str] = (), environ: Mapping[str, str] | None = None) -
         told["UV_FIND_LINKS"] = ",".join(pip["find-links"].split())
     if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"}:
         told["UV_NO_INDEX"] = "1"
-    return Indexes(urls=_urls(pip.get("index-url", ""), more), environment=told)
+    return Indexes(urls=_urls(pip.get("index-url", ""), more, known), environment=told)
 
 
 #: PyPI's own, for where others are only added to it.
 PYPI: Final = "https://pypi.org/simple"
 
 
-def _urls(default: str, more: Sequence[str]) -> tuple[str, ...]:
-    default, *named = (_unnamed(url) for url in (default, *more))
-    urls = [url for url in named if url.startswith("http")]
+def _urls(default: str, more: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    logins = _netrc(environ)
+    default, *others = (_signed(_unnamed(url, environ), logins) for url in (default, *more))
+    urls = [url for url in others if url.startswith("http")]
     return (default or PYPI, *urls) if default.startswith("http") or urls else ()
 
 
-def _unnamed(url: str) -> str:
-    """Without the name that uv knows an index by: ``NAME=URL``."""
-    return url.partition("=")[2] if "=" in url.partition("://")[0] else url
+def _unnamed(url: str, environ: Mapping[str, str]) -> str:
+    """Without the name that uv knows an index by, ``NAME=URL``; with the password for that name.
+
+    What the URL itself says goes before, as observed of uv 0.13.
+    """
+    if "=" not in url.partition("://")[0]:
+        return url
+    name, _, url = url.partition("=")
+    variable = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+    user, password = (environ.get(f"{variable}_{what}", "") for what in ("USERNAME", "PASSWORD"))
+    own = "@" in urlsplit(url).netloc
+    return _with(url, user, password) if (user or password) and not own else url
+
+
+def _signed(url: str, logins: Mapping[str, tuple[str, str]]) -> str:
+    """An index's URL with the password of ``~/.netrc``, unless it has one."""
+    index = urlsplit(url)
+    user, password = logins.get(index.hostname or "", ("", ""))
+    if not password or index.password or unquote(index.username or user) != user:
+        return url
+    return _with(url, user, password)
+
+
+def _with(url: str, user: str, password: str) -> str:
+    index = urlsplit(url)
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return index._replace(netloc=f"{login}@{index.netloc.rpartition('@')[2]}").geturl()
+
+
+def _netrc(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Users and passwords by their host; the default one is left to uv, since it is for any."""
+    home = Path(environ.get("HOME", "~")).expanduser()
+    try:
+        known = netrc.netrc(environ.get("NETRC") or home / ".netrc").hosts
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):  # uv does without it too
+        return {}
+    return {
+        host: (user, word or "") for host, (user, _, word) in known.items() if host != "default"
+    }
 
 
 def _pip(environ: Mapping[str, str]) -> dict[str, str]:
