@@ -163,6 +163,11 @@ SAID = [
     ("sudo: a password is required", ("permission", False, ""), "sudo without a password"),
     ("E: The list of sources could not be read.", ("broken", False, ""), "mend apt in the image"),
     (
+        "E: Packages were downgraded and -y was used without --allow-downgrades.",
+        ("package", True, ""),
+        "leave the version out",
+    ),
+    (
         "Errors were encountered while processing:\n sl\nE: Sub-process /usr/bin/dpkg returned 1",
         ("package", True, "sl"),
         "apt.log",

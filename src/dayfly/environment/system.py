@@ -131,6 +131,11 @@ _WORDS: Final[Sequence[tuple[str, str, str]]] = (
         "broken",
         "mend apt in the image (target_ami), or have one built that has all (dayfly image build)",
     ),
+    (
+        r"without --allow-downgrades",
+        "package",
+        "the VM has a newer version: leave the version out, or choose a target_ami without it",
+    ),
     (r"there is no apt-get", "package", "choose a target_ami of Debian or Ubuntu"),
 )
 _UNREACHABLE: Final = re.compile(
