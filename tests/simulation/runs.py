@@ -10,7 +10,8 @@ Every run of a call that is not its first must be excused, for each of its earli
 * the master's service was restarted since, and the worker was not back within
   ``fleet.COMEBACK``;
 * a power cut cost a master the newest part of its journal since, and with it the outcome: the
-  worker had let go of that when the master told it that it was kept;
+  worker had let go of that when the master told it that it was kept; or before, and with it all
+  that it knew of the worker, which has called none since and goes on with what it holds;
 * the user asked for retries, and the run failed;
 * it is by a worker that was given up before the earlier run began, or was not back in time, and
   that has heard no master since but a new one, which does not know it: it goes on with what it
@@ -128,7 +129,9 @@ class Runs:
             return True
         if any(since < at <= by for at in evidence.agents[before.instance]):
             return True
-        if any(since < at <= by for at in (*evidence.submissions[run.job], *self._torn)):
+        if any(since < at <= by for at in evidence.submissions[run.job]):
+            return True
+        if any(at <= by and not self._knows(before.instance, at, since) for at in self._torn):
             return True
         return self._went_on(run, before) or any(
             at <= by

@@ -160,3 +160,18 @@ def test_a_worker_that_did_not_come_back_after_a_restart_of_its_master_goes_on_w
     if back is not None:
         story.evidence.connected[WORKER].append(back)
     assert runs_it_too(story, 150.0) is accused
+
+
+@pytest.mark.parametrize(("back", "accused"), [(103.0, True), (None, False)])
+def test_a_worker_that_a_power_cut_made_its_master_forget_goes_on_with_its_calls(
+    back: float | None, accused: bool
+) -> None:
+    story = Story()
+    story.runs.abandoned.clear()
+    story.torn.append(GIVEN_UP)
+    if back is not None:
+        story.evidence.connected[WORKER].append(back)
+    held = Execution(JOB, 7, WORKER, ELSEWHERE, ended=120.0, how="revoked")
+    story.executions += [held, Execution(JOB, 7, "i-2", 120.0)]
+    story.runs.check()
+    assert bool(story.violations) is accused
