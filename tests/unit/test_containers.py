@@ -112,10 +112,10 @@ def images(tmp_path: Path) -> ImageEnvironments:
 
 
 def images_of(
-    folder: Path, registry: Registry | None = None, *, gpu: bool = False
+    folder: Path, registry: Registry | None = None, *, gpu: bool = False, login: str = ""
 ) -> ImageEnvironments:
     return ImageEnvironments(
-        Runtime(IMAGE, gpu),
+        Runtime(IMAGE, gpu, login),
         registry or Registry(),
         "w-1",
         Timeline(SystemClock()),
@@ -238,6 +238,18 @@ async def test_the_password_goes_in_by_standard_input_and_is_gone_with_the_pull(
     assert not Path(pull["config"]).exists()
     assert not any("pass-word" in word for each in engine.asked for word in each["words"])
     assert "pass-word" not in repr(registry)
+
+
+async def test_a_login_that_the_master_has_lost_is_told_as_that_with_what_to_do(
+    engine: Engine, tmp_path: Path
+) -> None:
+    engine.fail(("pull", 1, "denied: requested access is denied"), ("image", 1, "No such image"))
+    images = images_of(tmp_path, login="1a2b3c4d")
+    with pytest.raises(EnvironmentFailedError, match="is lost") as failed:
+        await images.bring("")
+    assert "the master was started anew" in str(failed.value)
+    assert "dayfly clean" in str(failed.value)
+    assert not failed.value.everywhere, "a VM that was installed before has the login"
 
 
 async def test_what_a_refused_login_has_written_root_clears_away(

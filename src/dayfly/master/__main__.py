@@ -19,6 +19,7 @@ from dayfly.master.app import serving
 from dayfly.master.installer import SshInstaller
 from dayfly.master.journal import Journal
 from dayfly.master.logbook import Logbook
+from dayfly.master.logins import Logins
 from dayfly.master.service import serve
 from dayfly.model import MasterConfig
 from dayfly.stock import Stock
@@ -67,6 +68,7 @@ async def run(config: MasterConfig) -> None:
             clock=clock,
             entropy=entropy,
             stock=Stock(storage),
+            logins=Logins(guest.path("/run/dayfly/logins")),
         ),
         vm=guest.LinuxVm(clock),
         clock=clock,

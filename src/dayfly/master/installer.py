@@ -12,6 +12,7 @@ from dayfly.bootstrap import Package
 from dayfly.clock import Clock, Entropy
 from dayfly.environment.order import Order
 from dayfly.errors import CommandError, ProvisionError, UnreachableError
+from dayfly.master.logins import Logins
 from dayfly.master.member import processes_of
 from dayfly.model import DismantlePolicy, Instance, MasterConfig, Registry, Tag, WorkerConfig
 from dayfly.phases import BOOT, PLAN, Timeline
@@ -50,7 +51,7 @@ class Installer(Protocol):
         ...
 
     def entrust(self, instances: Iterable[Instance], registry: Registry) -> None:
-        """Where these instances will have container images from; it is kept in memory only."""
+        """Where these instances will have container images from; it is not written on a disk."""
         ...
 
     async def power_off(self, instance: Instance, *, deadline: float) -> None:
@@ -76,6 +77,7 @@ class SshInstaller:
         clock: Where time comes from.
         entropy: For jitter between attempts.
         stock: What storage keeps of environments.
+        logins: For container registries; by default they end with this process.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class SshInstaller:
         clock: Clock,
         entropy: Entropy,
         stock: Stock | None = None,
+        logins: Logins | None = None,
     ) -> None:
         self._stock = stock
         self._shell = shell
@@ -94,10 +97,10 @@ class SshInstaller:
         self._package = package
         self._clock = clock
         self._entropy = entropy
-        self._registries: dict[str, Registry] = {}
+        self._logins = logins or Logins()
 
     def entrust(self, instances: Iterable[Instance], registry: Registry) -> None:  # noqa: D102
-        self._registries.update({instance.id: registry for instance in instances})
+        self._logins.keep((instance.id for instance in instances), registry)
 
     async def install(  # noqa: D102
         self,
@@ -185,7 +188,7 @@ class SshInstaller:
             storage=config.storage,
             policy=policy,
             spot=instance.spot,
-            registry=self._registries.get(instance.id, Registry()),
+            registry=self._logins.of(instance.id),
             kit=config.kit,
             interpreters=config.interpreters,
             log_level=config.log_level,

@@ -203,7 +203,9 @@ class ImageEnvironments:
                 await asyncio.to_thread(Path(folder).mkdir, exist_ok=True)
         log.info("pull %s: %s\n%s", image, done.status, (done.output + done.errors).strip())
         if done.status != 0:
-            error = words.no_image(image, registry, done.tail, self._worker)
+            lost = self._runtime.login and not registry.user
+            word = words.lost_login if lost else words.no_image
+            error = word(image, registry, done.tail, self._worker)
             if (await self._ask(engine, "image", "inspect", image)).status != 0:
                 raise error
             log.warning("the image that is here already is used: %s", error)

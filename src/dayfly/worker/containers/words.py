@@ -101,6 +101,20 @@ def no_login(image: str, registry: Registry, said: str, vm: str) -> EnvironmentF
     return _failure(_LOGIN, image, registry, said, vm, "login")
 
 
+def lost_login(image: str, registry: Registry, said: str, vm: str) -> EnvironmentFailedError:
+    """A pull failed for want of the login that the job was submitted with."""
+    return EnvironmentFailedError(
+        f"the login for the registry {registry_of(image) or registry.server} is lost, and "
+        f"the container image {image} cannot be pulled without it",
+        stage="image",
+        kind="broken",  # a VM that was installed before has it
+        package=image,
+        vm=vm,
+        cause=f"the master was started anew before it had installed this worker; {said}",
+        hint="dayfly clean, then run the program again: it says the login again",
+    )
+
+
 def no_image(image: str, registry: Registry, said: str, vm: str) -> EnvironmentFailedError:
     """An image could not be pulled."""
     return _failure(_PULL, image, registry, said, vm, "image")
