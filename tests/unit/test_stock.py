@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,24 @@ async def test_the_master_asks_the_index_once_for_all_workers(
     assert sorted(index.asked) == ["GET /b", "GET /c"], "what storage has is not asked for"
     for each, name in zip(files, "abc", strict=True):
         assert await storage.get_object(keys.wheel(each.sha256)) == name.encode() * 1000
+    await stocking.aclose()
+
+
+async def test_a_full_disk_of_the_master_keeps_no_worker_waiting(
+    storage: DirectoryStorage, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dayfly.master.stocking.tempfile.TemporaryDirectory", full)
+    await Stock(storage).keep(lock(on_index(index, "a", b"a")))
+    told = Told()
+    stocking = Stocking(storage, (), told=told)
+    stocking.begin(KEY)
+    async with asyncio.timeout(10):
+        await told.once.wait()
+    assert (told.keys, stocking.done) == ([KEY], {KEY})
+    assert "No space left on device" in stocking.unreached[KEY]
     await stocking.aclose()
 
 

@@ -80,6 +80,9 @@ class Stocking:
             # The workers try by themselves, and say what became of it.
             self.unreached[key] = f"{error.what} ({error.cause})" if error.cause else error.what
             log.warning("environment %s could not all be put into storage: %s", key, error)
+        except OSError as error:  # a full disk
+            self.unreached[key] = f"the master could not keep a file for storage ({error})"
+            log.warning("environment %s: %s", key, self.unreached[key])
         self.done.add(key)
         self._told(key)
 
