@@ -6,12 +6,18 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from dayfly import provision
+from dayfly.clock import SystemClock
 from dayfly.master import logins
+from dayfly.master.installer import SshInstaller
 from dayfly.master.logins import Logins, in_memory
-from dayfly.model import Registry
+from dayfly.model import Registry, WorkerConfig
+from dayfly.phases import Timeline
+from tests.unit.master_support import instance, master_config
 
 ME = Registry(server="registry.example.com", user="me", password="pass-word")
 SHM = Path("/dev/shm")  # a file system in memory
@@ -31,6 +37,31 @@ def test_a_detached_jobs_login_outlives_the_masters_service(run: Path) -> None:
     after = Logins(run / "logins")
     assert after.of("i-1") == after.of("i-2") == ME
     assert after.of("i-3") == Registry()
+
+
+@in_shm
+async def test_a_worker_that_is_installed_after_a_restart_of_the_service_has_the_login(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[WorkerConfig] = []
+
+    async def install(_: object, config: WorkerConfig, *_more: object, **_words: object) -> None:
+        installed.append(config)
+
+    monkeypatch.setattr(provision, "reach", AsyncMock())
+    monkeypatch.setattr(provision, "install_worker", install)
+    config, worker = master_config(run), instance("w1")
+
+    def service() -> SshInstaller:
+        return SshInstaller(
+            Mock(), config, Mock(), clock=SystemClock(), entropy=Mock(), logins=Logins(run / "it")
+        )
+
+    service().entrust([worker], ME)
+    await service().install(
+        worker, config.policy, reached=Mock(), timeline=Timeline(SystemClock()), deadline=1.0
+    )
+    assert [each.registry for each in installed] == [ME]
 
 
 @in_shm
