@@ -8,6 +8,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -34,7 +35,7 @@ class Materials:
         self._directory = directory
         self._chunks: OrderedDict[str, list[bytes]] = OrderedDict()
         self._weight = 0
-        self._fetching: dict[str, asyncio.Lock] = {}
+        self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._unpacking = asyncio.Lock()
 
     async def function(self, payload: m.Payload) -> bytes:
@@ -90,7 +91,6 @@ class Materials:
             if key not in self._chunks:
                 self._chunks[key] = await self._fetch(key)
                 self._weight += sum(map(len, self._chunks[key]))
-        self._fetching.pop(key, None)
         self._chunks.move_to_end(key)
         chunk = self._chunks[key]
         while self._weight > CACHE and len(self._chunks) > 1:
