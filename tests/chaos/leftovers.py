@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dayfly.model import InstanceState
@@ -43,14 +43,25 @@ def sockets(addresses: set[str]) -> list[str]:
     return [f"somebody listens at {place}" for place in listening(addresses)]
 
 
-def not_at_rest(home: Path) -> list[str]:
+def not_at_rest(home: Path, *, besides: frozenset[str] = frozenset()) -> list[str]:
     """VMs that are up after their timers: workers gone or stopped, masters stopped."""
     rest = {InstanceState.STOPPED, InstanceState.TERMINATED}
     return [
         f"{role_of(record)} {record.id} is {record.state}"
         for record in records(home)
-        if record.state not in rest
+        if record.state not in rest and record.id not in besides
     ]
+
+
+def untouched(own: str, logs: Iterable[str]) -> frozenset[str]:
+    """The user's own VM, if dayfly was never on it: it stays as it was.
+
+    Args:
+        own: Its id; empty: there is none.
+        logs: Names of all that was kept of the round's VMs.
+    """
+    touched = any(name.startswith(f"{own}.bootstrap.") for name in logs)
+    return frozenset() if touched or not own else frozenset({own})
 
 
 async def gone(look: Callable[[], list[str]], within: float) -> list[str]:

@@ -295,9 +295,10 @@ class _Round:
         )
         within = (plan.soft if soft else plan.hard) + GOING
         began = time.monotonic()
-        left = await leftovers.gone(lambda: leftovers.processes(home), within)
+        own = leftovers.untouched(self._stage.consumed, self._stage.logs())
+        left = await leftovers.gone(lambda: leftovers.processes(home, besides=own), within)
         self._stage.note(f"{time.monotonic() - began:.2f} s until all VMs were gone by timers")
-        left += await asyncio.to_thread(leftovers.not_at_rest, home)
+        left += await asyncio.to_thread(leftovers.not_at_rest, home, besides=own)
         self._left += [f"{within:.0f} s after the last job: {text}" for text in left]
 
     def _lost_on_their_way(self) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.client_program import answer, told
+from tests.chaos.leftovers import untouched
 from tests.chaos.plan import Call, ClientPlan, JobPlan, Plan, draw
 from tests.chaos.verdicts import Facts, Life, judge, run_again
 
@@ -132,3 +133,10 @@ def test_a_detached_job_that_is_forgotten_is_seen() -> None:
 def test_what_is_left_and_what_services_complain_of_is_told() -> None:
     said = judge(facts(left=["4711 sleep"], complaints=["Traceback"]))
     assert said == ["left behind: 4711 sleep", "a service complains: Traceback"]
+
+
+def test_a_users_own_vm_that_dayfly_was_never_on_stays_as_it_was() -> None:
+    console, others = "i-mine.console.1.log", ["i-2.bootstrap.2.log", "i-2.console.3.log"]
+    assert untouched("i-mine", [console, *others]) == {"i-mine"}
+    assert untouched("i-mine", [console, "i-mine.bootstrap.4.log", *others]) == frozenset()
+    assert untouched("", others) == frozenset()

@@ -22,6 +22,7 @@ from dayfly.client.cluster import Cluster
 from dayfly.client.headstart import HeadStart
 from dayfly.client.outfit import Outfitter
 from dayfly.client.picking import Picker
+from dayfly.client.tunnel import open_door
 from dayfly.cloud.base import Cloud
 from dayfly.config import Config
 from dayfly.config.sections import Ec2Section
@@ -40,7 +41,6 @@ from dayfly.model import (
 )
 from dayfly.parts import Parts
 from dayfly.phases import BOOT, CLIENT, MASTER, PLAN, SSH
-from dayfly.processes import name_of
 from dayfly.runtimes import Runtime
 from dayfly.shell.base import Connection, Target
 from dayfly.wire import messages as m
@@ -278,11 +278,10 @@ class Ascender:
 
     async def _door(self, connection: Connection, instance: Instance, told: Told) -> MasterDoor:
         path = await connection.forward(instance.inner_address, instance.service_port)
-        name, dial = name_of(self._parts.process), self._parts.dial
         secret = self.access.client_secret
         ours = self._parts.package().digest
         try:
-            door = await MasterDoor.open(path, secret=secret, name=name, dial=dial)
+            door = await open_door(self._parts, connection, path, secret)
         except (errors.AuthenticationError, errors.VersionMismatchError):
             raise
         except errors.WireError:
@@ -295,7 +294,7 @@ class Ascender:
         told("dayfly to be installed on the master")
         await self._install(connection, instance)
         with self._parts.timeline.during(MASTER, "conversation opened"):
-            return await MasterDoor.open(path, secret=secret, name=name, dial=dial)
+            return await open_door(self._parts, connection, path, secret)
 
     async def _refuse_while_busy(self, door: MasterDoor, ours: str) -> None:
         running = [row.id for row in await door.list_jobs() if row.state is JobState.RUNNING]

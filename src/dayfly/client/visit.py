@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dayfly import errors, provision
 from dayfly.client.access import find_access
 from dayfly.client.ascent import Ascender, cluster_key
+from dayfly.client.tunnel import open_door
 from dayfly.model import Access, Instance, InstanceState
 from dayfly.parts import Parts
-from dayfly.processes import name_of
 from dayfly.shell.base import Connection
 from dayfly.wire.client import MasterDoor
 
@@ -37,9 +37,7 @@ async def visit(parts: Parts) -> AsyncIterator[MasterDoor | None]:
     connection = await _reach(parts, ascender, instance)
     try:
         path = await connection.forward(instance.inner_address, instance.service_port)
-        door = await MasterDoor.open(
-            path, secret=access.client_secret, name=name_of(parts.process), dial=parts.dial
-        )
+        door = await open_door(parts, connection, path, access.client_secret)
         async with door:
             yield door
     finally:
