@@ -28,8 +28,13 @@ class Process(Protocol):
         """Its number there."""
         ...
 
-    def alive(self, host: str, pid: int) -> bool:
-        """Whether a process may still run: of one on another machine that cannot be told."""
+    @property
+    def place(self) -> str:
+        """Those among whom its number is its own: a machine, or a container on it."""
+        ...
+
+    def alive(self, place: str, pid: int) -> bool:
+        """Whether a process may still run: of one in another place that cannot be told."""
         ...
 
 
@@ -51,8 +56,13 @@ class ThisProcess:
     def pid(self) -> int:  # noqa: D102
         return os.getpid()
 
-    def alive(self, host: str, pid: int) -> bool:  # noqa: D102
-        return host != self.host or runs(pid)
+    @property
+    def place(self) -> str:  # noqa: D102
+        # Containers may share a machine's name; on another machine all numbers are others'.
+        return f"{self.host}/{space()}"
+
+    def alive(self, place: str, pid: int) -> bool:  # noqa: D102
+        return place != self.place or runs(pid)
 
 
 def name_of(process: Process) -> str:

@@ -77,5 +77,9 @@ class Identity:
     def pid(self) -> int:
         return self.process.pid
 
-    def alive(self, host: str, pid: int) -> bool:
-        return host != self.host or any(each.pid == pid for each in self.process.host.processes)
+    @property
+    def place(self) -> str:
+        return self.process.host.name
+
+    def alive(self, place: str, pid: int) -> bool:
+        return place != self.place or any(each.pid == pid for each in self.process.host.processes)

@@ -44,7 +44,9 @@ async def test_an_unanswered_launch_of_the_master_is_not_said_again_after_a_slee
         )
 
     async def write(spec: InstanceSpec, count: int, token: str) -> Intent:
-        return Intent(cluster="c", token=token, spec=spec, count=1, at=clock.now(), host="h", pid=1)
+        return Intent(
+            cluster="c", token=token, spec=spec, count=1, at=clock.now(), place="h", pid=1
+        )
 
     async def find(*, but: str = "") -> Instance | None:
         return there if said else None

@@ -271,8 +271,8 @@ class Cluster:
     def _is_late(self, instance: Instance, now: float) -> bool:
         """Whether its time is over; that of a builder is also when its client is gone."""
         if instance.tags.get(Tag.ROLE) == "builder":
-            host, _, pid = instance.tags.get(Tag.CLIENT, "").rpartition(" ")
-            alive = not pid.isdecimal() or self._parts.process.alive(host, int(pid))
+            place, _, pid = instance.tags.get(Tag.CLIENT, "").rpartition(" ")
+            alive = not pid.isdecimal() or self._parts.process.alive(place, int(pid))
             return not alive or 0 < expires_at(instance) < now
         return instance.state in UP and 0 < expires_at(instance) < now
 

@@ -27,7 +27,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cluster: Whose.
         at: When it was written down, in seconds since the epoch.
-        host: Where the client runs that launches.
+        place: Where the client runs that launches; see :class:`~dayfly.processes.Process`.
         pid: Its process there.
     """
 
@@ -36,7 +36,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     spec: InstanceSpec
     count: int
     at: float
-    host: str
+    place: str
     pid: int
 
     def old(self, now: float) -> bool:
@@ -57,7 +57,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it was for one job alone, whose client is gone."""
         if self.spec.tags.get(Tag.MODE) != ExecMode.CREATE.value:
             return False
-        return self.old(now) or not seen_by.alive(self.host, self.pid)
+        return self.old(now) or not seen_by.alive(self.place, self.pid)
 
 
 class Intents:
@@ -83,7 +83,7 @@ class Intents:
             spec=spec,
             count=count,
             at=self._clock.now(),
-            host=self._process.host,
+            place=self._process.place,
             pid=self._process.pid,
         )
         first = await self._notes.claim(token + _INTENT, msgspec.msgpack.encode(ours))

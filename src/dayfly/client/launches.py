@@ -192,7 +192,7 @@ class Launches:
             Tag.NAME: f"dayfly-builder-{name}",
             # Until it is in our hands, whoever finds its launch ends it if we are gone.
             Tag.MODE: ExecMode.CREATE.value,
-            Tag.CLIENT: f"{process.host} {process.pid}",
+            Tag.CLIENT: f"{process.place} {process.pid}",
         }
         meant = self._spec("builder", [instance_type], tags, policy=policy)
         token = self._token("builder", self._parts.entropy.hex(16))
