@@ -112,6 +112,13 @@ def test_a_call_may_crash_once_for_each_runner_that_was_killed(kills: int, wrong
     assert len(said) == wrong
 
 
+def test_a_crash_that_is_told_to_two_runs_of_a_client_is_one() -> None:
+    crashed = {"job": "job-0", "index": 0, "error": "CallCrashedError", "text": "call 0 of job j"}
+    lines = [crashed, *good_lines()[1:]]
+    lives = [life(killed=True, status=-9, lines=lines[:2]), life(number=2, lines=lines)]
+    assert not judge(facts(*lives, blows=[("kill", "runner"), ("kill", "client")]))
+
+
 def test_a_call_runs_again_only_if_a_worker_was_struck() -> None:
     twice = [start(0), start(0), start(1)]
     (said,) = judge(facts(started=twice, blows=[("kill", "client")]))

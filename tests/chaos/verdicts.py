@@ -113,7 +113,7 @@ def _again(facts: Facts) -> Iterator[str]:
 def _lives(facts: Facts) -> Iterator[str]:
     plans = {client.name: client for client in facts.plan.clients}
     last = {life.client: life for life in facts.lives}
-    crashes = 0
+    crashes: set[tuple[str, str, str]] = set()  # told to each run of a client that asks
     for life in facts.lives:
         for job in plans[life.client].jobs:
             wrong, errors = _received(life, job)
@@ -123,12 +123,16 @@ def _lives(facts: Facts) -> Iterator[str]:
             for (error, text), count in Counter(errors).items():
                 if error not in of_job and not _allowed(error, facts):
                     yield f"{life}, {job.name}: {count} calls failed by {error}: {text}"
-            crashes += sum(error == "CallCrashedError" for error, _ in errors)
+            crashes |= {
+                (life.client, job.name, text)
+                for error, text in errors
+                if error == "CallCrashedError"
+            }
         if not life.killed:
             yield from (f"{life}: {text}" for text in life.complaints)
     allowed = facts.blows.count(("kill", "runner"))
-    if crashes > allowed:
-        yield f"{crashes} calls are said to have crashed, and {allowed} runners were killed"
+    if len(crashes) > allowed:
+        yield f"{len(crashes)} calls are said to have crashed, and {allowed} runners were killed"
     if facts.plan.ending != "abandoned":
         for name, client in plans.items():
             yield from _finished(last[name], client, facts) if name in last else [f"{name}: no run"]

@@ -28,6 +28,7 @@ def instance(name: str, state: InstanceState = PENDING, launch: str = "one") -> 
 @dataclass
 class Job:
     ended: bool = False
+    staffed: bool = True
 
 
 @dataclass
@@ -93,6 +94,23 @@ async def test_a_late_failure_is_told_within_a_second() -> None:
     ended, asked, _ = await look(story)
     assert ended == ["i-1"]
     assert asked == [ALL, ENDED, ENDED, ENDED, ENDED, WAITING]
+
+
+async def test_those_that_run_are_looked_after_until_they_are_workers() -> None:
+    job, clock = Job(staffed=False), TurnedClock()
+    story: dict[str, list[tuple[float, InstanceState]]] = {
+        "i-1": [(0, RUNNING), (12.5, TERMINATED)],  # while packages were installed on it
+        "i-2": [(0, RUNNING), (30.5, TERMINATED)],
+    }
+    ec2 = Ec2(clock, story)
+    lookout = Lookout(cast("Cluster", ec2), clock, 1.0)
+    assert lookout.watch(cast("Channel", job), [instance(name) for name in story])
+    ended = []
+    async for _, found in lookout.ended():
+        ended.append((found.id, clock.time - ec2.born))
+        job.staffed = True  # by the other one: that is the master's to watch from now on
+    assert ended == [("i-1", 16.0)]
+    assert [(pending, running) for _, pending, running in ec2.asked] == [ALL, *[ENDED] * 3]
 
 
 async def test_one_that_is_never_listed_is_given_up_after_a_while() -> None:

@@ -67,6 +67,7 @@ class Channel:
         launching: Whether a launch for it is under way.
         owed: Workers that the master asked for meanwhile.
         consoles: How many of its silent workers' consoles were read.
+        staffed: Whether its workers are here, and none is on its way.
         task: Whatever brings the job to the master.
     """
 
@@ -85,8 +86,8 @@ class Channel:
         self._over = asyncio.Event()
         self.supply: Supply | None = None
         self.launching = False
-        self.owed = 0
-        self.consoles = 0
+        self.owed = self.consoles = 0
+        self.staffed = False
         self.task: asyncio.Task[None] | None = None
 
     @property

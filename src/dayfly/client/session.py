@@ -246,7 +246,10 @@ class MasterSession:
                 channel.emit(message)
                 road = await self._open_road()
                 self.spawn(road.staffing.bury(channel, message), f"dayfly end of {lost}")
-            case m.JobStatus() | m.Notice():
+            case m.JobStatus(ready=ready, coming=coming):
+                channel.staffed = ready > 0 and not coming
+                channel.emit(message)
+            case m.Notice():
                 channel.emit(message)
             case _:
                 log.warning("the master said %s out of turn", type(message).__name__)

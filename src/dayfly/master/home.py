@@ -57,6 +57,7 @@ class Home:
         self._jobs: dict[str, None] = {}
         self._started: float | None = None
         self._completed: float | None = None
+        self._gone = False
 
     def due(self) -> Due | None:
         """When the master's VM must go."""
@@ -125,11 +126,17 @@ class Home:
     async def run(self) -> None:
         """Power the VM off when its time has come."""
         self._facts_changed()
-        await obey(self.due, self._changed, self._power_off, self._clock)
+        while not self._gone:
+            await obey(self.due, self._changed, self._power_off, self._clock)
 
     async def _power_off(self, why: str) -> None:
         log.info("the master goes: its %s timer fired", why)
         await self._before(why)
+        due = self.due()
+        if due is None or due.at > self._clock.monotonic():
+            log.info("the master stays: a job has come")
+            return
+        self._gone = True
         await self._vm.power_off()
 
     def _facts_changed(self) -> None:
