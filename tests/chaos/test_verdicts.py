@@ -112,6 +112,17 @@ def test_a_call_may_crash_once_for_each_runner_that_was_killed(kills: int, wrong
     assert len(said) == wrong
 
 
+@pytest.mark.parametrize(("kills", "wrong"), [(2, 2), (3, 0)])
+def test_a_call_may_be_given_up_once_three_workers_that_had_it_were_killed(
+    kills: int, wrong: int
+) -> None:
+    text = "cause: 3 times it was in the hands of a worker when that was lost"
+    crashed = {"job": "job-0", "index": 0, "error": "CallCrashedError", "text": text}
+    blows = [("kill", "worker vm")] * kills
+    said = judge(facts(life(lines=[crashed, *good_lines()[1:]]), blows=blows))
+    assert len(said) == wrong
+
+
 def test_a_crash_that_is_told_to_two_runs_of_a_client_is_one() -> None:
     crashed = {"job": "job-0", "index": 0, "error": "CallCrashedError", "text": "call 0 of job j"}
     lines = [crashed, *good_lines()[1:]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dayfly.master.scheduler import ROUNDS
+from dayfly.master.suspects import CONVICTED
 from tests.chaos.client_program import answer, together, told
 from tests.chaos.plan import ClientPlan, JobPlan, Kind, Plan, Victim
 
@@ -121,12 +122,13 @@ def _lives(facts: Facts) -> Iterator[str]:
             # Futures tell the error of their job, too, and that is judged once.
             of_job = {end["ended"] for end in _ends(life, job)}
             for (error, text), count in Counter(errors).items():
-                if error not in of_job and not _allowed(error, facts):
+                meant = _allowed(error, facts) or _convicted(text, facts)
+                if error not in of_job and not meant:
                     yield f"{life}, {job.name}: {count} calls failed by {error}: {text}"
             crashes |= {
                 (life.client, job.name, text)
                 for error, text in errors
-                if error == "CallCrashedError"
+                if error == "CallCrashedError" and not _convicted(text, facts)
             }
         if not life.killed:
             yield from (f"{life}: {text}" for text in life.complaints)
@@ -136,6 +138,12 @@ def _lives(facts: Facts) -> Iterator[str]:
     if facts.plan.ending != "abandoned":
         for name, client in plans.items():
             yield from _finished(last[name], client, facts) if name in last else [f"{name}: no run"]
+
+
+def _convicted(text: str, facts: Facts) -> bool:
+    """Whether a call was rightly given up that was on each of many workers that we ended."""
+    ended = sum(blow in ENDS_WORKERS for blow in facts.blows)
+    return ended >= CONVICTED and "it was in the hands of" in text
 
 
 def _allowed(error: str, facts: Facts) -> bool:
@@ -206,7 +214,8 @@ def _complete(life: Life, job: JobPlan, facts: Facts) -> Iterator[str]:
     for end in ends:
         crashed = end["ended"] == "CallCrashedError" and job.style != "reduce"
         # A reduction fails as a call of its map does; no other job fails with one call.
-        if end["ended"] and (crashed or not _allowed(end["ended"], facts)):
+        meant = _allowed(end["ended"], facts) or _convicted(end["text"], facts)
+        if end["ended"] and (crashed or not meant):
             yield f"{life}, {job.name}: failed by {end['ended']}: {end['text']}"
     if not ends and life.status == 0:
         yield f"{life}, {job.name}: it never ended"

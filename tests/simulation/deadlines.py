@@ -1,7 +1,8 @@
 """No VM is up for longer than its timers let it: reckoned from the cloud's truth alone.
 
 A worker may be up for ``hard`` after it booted or after a job that may be on it began; the master
-for ``hard`` after it booted or after any job was submitted, began, or was read from its journal.
+for ``hard`` after it booted or after any job was submitted, began, or was read from its journal;
+so may a worker, if a power cut has taken from that journal that the job had begun.
 In a story without faults both may be up for ``soft`` after the last job was over. A worker that
 is first heard of later has as long from then on; the master stays, for ``start_timeout`` at the
 most, until it has heard of every worker, or told it to go. A worker of ``create`` mode may be up
@@ -51,6 +52,7 @@ class Deadlines:
             one that has not booted.
         answered: When it answered SSH since; likewise.
         stepped: Seconds by which wall clocks were stepped so far.
+        torn: When a master's journal lost its newest part; it grows.
         violated: Told of a VM that is up too long.
     """
 
@@ -63,6 +65,7 @@ class Deadlines:
         booted: Callable[[str], float | None],
         answered: Callable[[str], float | None],
         stepped: Callable[[], float],
+        torn: list[float],
         violated: Callable[[str, str], None],
     ) -> None:
         self._cloud = cloud
@@ -71,6 +74,7 @@ class Deadlines:
         self._booted = booted
         self._answered = answered
         self._stepped = stepped
+        self._torn = torn
         self._violated = violated
         self._up: dict[str, float] = {}
         self._next = math.inf
@@ -181,7 +185,14 @@ class Deadlines:
         if vm.born.get(Tag.ROLE) == "master":
             dates = (*evidence.opened.values(), *evidence.restored.values())
             return [at for times in (dates, evidence.started.values()) for at in times]
-        return [at for job, at in evidence.started.items() if self._may_serve(vm, job)]
+        begun = {job: at for job, at in evidence.started.items() if self._may_serve(vm, job)}
+        # A power cut may take from the journal that a job has begun: it begins as that is read.
+        read = [
+            back
+            for job, at in begun.items()
+            if (back := evidence.restored.get(job)) and any(at <= cut <= back for cut in self._torn)
+        ]
+        return [*begun.values(), *read]
 
     def _open(self, vm: Vm) -> bool:
         evidence = self._evidence

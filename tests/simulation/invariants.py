@@ -121,6 +121,7 @@ class Judge:
             booted=world.booted_at,
             answered=world.answered_at,
             stepped=lambda: self.stepped,
+            torn=world.torn,
             violated=self.violated,
         )
         self.runs = Runs(

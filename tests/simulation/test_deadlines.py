@@ -53,6 +53,7 @@ class Story:
         self.master = sky.add(MASTER, **{Tag.ROLE: "master"})
         self.worker = sky.add(WORKER, **{Tag.ROLE: "worker"}, **({Tag.JOB: job} if job else {}))
         self.answered: float | None = None
+        self.torn: list[float] = []
         self.evidence = Evidence(lambda: 0.0, lambda text: None)
         self.evidence.opened[JOB] = self.evidence.started[JOB] = BOOTED + 10.0
         self.evidence.over[JOB] = OVER, "completed"
@@ -63,6 +64,7 @@ class Story:
             booted=lambda vm: BOOTED,
             answered=lambda vm: self.answered,
             stepped=lambda: 0.0,
+            torn=self.torn,
             violated=lambda promise, what: None,
         )
 
@@ -128,3 +130,12 @@ def test_a_worker_that_was_made_for_a_job_goes_with_it_or_as_soon_as_it_answers(
     story = Story(job=JOB)
     story.answered = answered
     assert story.limit(story.worker) == max(OVER, answered) + ENDED
+
+
+def test_a_power_cut_that_takes_the_start_of_a_job_from_the_journal_begins_it_anew() -> None:
+    story = Story()
+    back = OVER - 5.0
+    story.evidence.restored[JOB] = back
+    assert story.limit(story.worker) == BOOTED + 10.0 + HARD
+    story.torn.append(OVER - 15.0)
+    assert story.limit(story.worker) == back + HARD

@@ -41,6 +41,7 @@ async def make_everything(api: Mortal, aws: EmulatedAws, tags: dict[str, str]) -
     place = await make_network(api, tags["dayfly:owner"]) if "dayfly:owner" in tags else {}
     subnet = place.get("SubnetId", next(iter(aws.subnets().values())))
     spot = {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time"}}
+    aws.pending = 0.0  # of one that is pending no image can be made
     (instance,) = await launch(api, aws, tags=tags, **place)
     await launch(api, aws, tags=tags, InstanceMarketOptions=spot, **place)
     volume = await api.call(

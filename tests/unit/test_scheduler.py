@@ -616,6 +616,20 @@ def test_after_a_grace_the_calls_of_a_worker_that_is_silent_go_to_others() -> No
     assert leases(actions) == {"w2": [6]}
 
 
+def test_a_client_that_was_launching_is_asked_again_for_what_is_lacking_then() -> None:
+    story = Story()
+    story.worker("w1", spec(wanted=2))
+    story.job(spec(wanted=2), 8)
+    story.tell(e.FollowersChanged(job="j", count=1))
+    lost = e.WorkerLost(worker="w2", reason="it was taken back", innocent=True)
+    story.tell(e.WorkerComing(worker="w2", pool=e.pool_of(spec())))
+    assert needed(story.tell(lost)) == [1]
+    again = e.FollowersChanged(job="j", count=1, again=True)
+    assert needed(story.tell(again)) == [1], "nothing was launched for that"
+    story.tell(e.WorkerComing(worker="w3", pool=e.pool_of(spec())))
+    assert needed(story.tell(again)) == []
+
+
 def test_a_worker_whose_vm_was_started_anew_is_a_new_worker_that_takes_part_anew() -> None:
     story = Story()
     story.worker("w1", spec())

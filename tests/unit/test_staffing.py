@@ -10,6 +10,7 @@ from dayfly.client.conversation import Channel
 from dayfly.client.staffing import Staffing
 from dayfly.client.supply import Supplied
 from dayfly.model import ExecMode
+from dayfly.wire import messages as m
 
 
 async def replaced(mode: ExecMode) -> int:
@@ -74,3 +75,36 @@ async def test_a_fault_while_workers_are_found_fails_the_job_and_is_told() -> No
     await staffing.replace(cast("Channel", channel), 1, "its agent is gone")
     await asyncio.gather(*staffing.under_way)
     assert [type(error) for error in given_up] == [KeyError]
+
+
+async def test_a_master_that_asked_while_workers_were_launched_is_told_to_ask_again() -> None:
+    said: list[object] = []
+    launching, may_come = asyncio.Event(), asyncio.Event()
+
+    class Host:
+        def spawn(self, work: Any, name: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(work, name=name)
+
+        async def tell(self, channel: Channel, message: object, *, remember: bool = False) -> None:
+            said.append(message)
+
+    async def launch(count: int, *, others: bool) -> Supplied:
+        launching.set()
+        await may_come.wait()
+        return Supplied()
+
+    spec = SimpleNamespace(mode=ExecMode.REUSE)
+    supply = SimpleNamespace(spec=spec, launch=launch, fits=True, spared=0)
+    channel = SimpleNamespace(
+        id="j-1", supply=supply, launching=False, owed=0, ended=False, emit=lambda _: None
+    )
+    parts = SimpleNamespace(clock=None, cloud=SimpleNamespace(pace=1.0))
+    ascender = SimpleNamespace(cluster=None)
+    staffing = Staffing(*cast("Any", (parts, ascender, None, Host())))
+    await staffing.replace(cast("Channel", channel), 1, "it was taken back")
+    await launching.wait()
+    await staffing.replace(cast("Channel", channel), 1, "so was the next")
+    assert not said
+    may_come.set()
+    await asyncio.gather(*staffing.under_way)
+    assert said == [m.AskAgain(job="j-1")]

@@ -177,7 +177,7 @@ class Staffing:
             return
         channel.supply.spared += spared
         if channel.launching:
-            channel.owed = count  # what is on its way already may be enough
+            channel.owed = count  # what is on its way may be enough, or just what was lost
             return
         channel.emit(m.Notice(level="warning", text=reason, job=channel.id))
         if channel.supply.spec.mode is ExecMode.CONSUME:
@@ -301,9 +301,11 @@ class Staffing:
             return
         finally:
             channel.launching = False
-        if channel.owed > len(supplied.instances) and not channel.ended:
-            owed, channel.owed = channel.owed - len(supplied.instances), 0
-            await self.replace(channel, owed, "fewer workers came than are needed")
+        if channel.owed and not channel.ended:
+            # Of what has come the master knows whether it was counted, or is what was lost.
+            channel.owed = 0
+            with suppress(errors.DayflyError):  # a conversation that is taken up asks anyway
+                await self._host.tell(channel, m.AskAgain(job=channel.id))
 
     async def _hand_over(self, channel: Channel, supplied: Supplied) -> None:
         spec, instances = channel.request.spec, supplied.instances

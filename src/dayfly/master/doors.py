@@ -163,6 +163,8 @@ def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
                 hub.fleet.adopt(kept)
         case m.Ended():
             hub.fleet.ended(message.instance, message.reason)
+        case m.AskAgain():
+            hub.attached(message.job, again=True)
         case m.Cancel():
             _cancel(hub, peer, message)
         case m.Follow():

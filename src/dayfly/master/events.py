@@ -93,11 +93,13 @@ class FollowersChanged(Event, frozen=True):
 
     Attributes:
         silent: Whether one that was attached went silent: it may be asleep, and come back.
+        again: Whether one is to be asked again for the workers that the job lacks.
     """
 
     job: str
     count: int
     silent: bool = False
+    again: bool = False
 
 
 class SubmitterChanged(Event, frozen=True):

@@ -313,10 +313,10 @@ class Hub:
         if (open_job := self._scheduler.job(job)) is not None:
             self.books.journal.deserted(job, deserted=open_job.deserted is not None)
 
-    def attached(self, job: str) -> None:
-        """Clients have begun or ceased to follow a job."""
+    def attached(self, job: str, *, again: bool = False) -> None:
+        """Clients have begun or ceased to follow a job, or are to be asked ``again``."""
         count, silent = len(self.peers.followers(job)), self.peers.is_awaited(job)
-        self.handle(e.FollowersChanged(job=job, count=count, silent=silent))
+        self.handle(e.FollowersChanged(job=job, count=count, silent=silent, again=again))
         if (open_job := self._scheduler.job(job)) is not None:
             self.books.journal.orphaned(job, orphan=open_job.orphan_since is not None)
         self._pacer.changed(job)

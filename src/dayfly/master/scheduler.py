@@ -194,7 +194,7 @@ class Scheduler:
         if not before and job.alone_since is not None:
             job.alone_since = now  # until now nobody could have launched
         came, left = not before, event.count < before
-        if (came or left) and (job.losses or job.alone_since is not None):
+        if event.again or ((came or left) and (job.losses or job.alone_since is not None)):
             # Whoever was asked for workers before may be gone with the asking.
             job.asked = 0
             self._ask_for_workers(job, (job.losses or ["no worker of its kind is up"])[-1], out)

@@ -154,6 +154,15 @@ class Ended(Message, frozen=True):
     reason: str
 
 
+class AskAgain(Message, frozen=True):
+    """Ask for the workers that a job still lacks: the client was launching when it was asked last.
+
+    What it launched has been handed over before, so that the master can tell.
+    """
+
+    job: str
+
+
 class Cancel(Message, frozen=True):
     """Stop a job, or some of its calls."""
 
@@ -331,6 +340,7 @@ FromClient: TypeAlias = (
     | ItemsEnd
     | Adopt
     | Ended
+    | AskAgain
     | Cancel
     | Follow
     | Release
