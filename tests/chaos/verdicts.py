@@ -214,7 +214,7 @@ def _complete(life: Life, job: JobPlan, facts: Facts) -> Iterator[str]:
     for end in ends:
         crashed = end["ended"] == "CallCrashedError" and job.style != "reduce"
         # A reduction fails as a call of its map does; no other job fails with one call.
-        meant = _allowed(end["ended"], facts) or _convicted(end["text"], facts)
+        meant = _allowed(end["ended"], facts) or _convicted(end.get("text", ""), facts)
         if end["ended"] and (crashed or not meant):
             yield f"{life}, {job.name}: failed by {end['ended']}: {end['text']}"
     if not ends and life.status == 0:
