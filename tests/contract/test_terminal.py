@@ -96,9 +96,11 @@ async def test_a_terminal_reaches_through_with_its_size_and_ctrl_c(command: list
         await until(b"31 97")
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
         process.send_signal(signal.SIGWINCH)  # its terminal is not its controlling one here
-        await asyncio.sleep(0.2)
-        os.write(ours, b"stty size; cat\n")
-        await until(b"40 80")
+        wait = b"until test \"$(stty size)\" = '40 80'; do sleep 0.02; done"
+        os.write(ours, wait + b"; echo now $(stty size); cat\n")
+        await until(b"now 40 80")
+        os.write(ours, b"to cat\n")
+        await eventually(lambda: seen.count(b"to cat") == 2, "cat's copy of what was typed")
         before = len(seen)
         os.write(ours, b"\x03")  # for the VM's cat, not for our own program
         prompt = b"$" if os.geteuid() else b"#"

@@ -419,6 +419,21 @@ async def test_a_worker_whose_job_ended_elsewhere_while_it_was_lost_goes_by_its_
     assert yard.deadline("w1") == POLICY.soft - 4.0 + SLACK
 
 
+async def test_a_lost_worker_is_kept_without_a_job_that_ended_while_another_goes_on(
+    yard: Yard,
+) -> None:
+    yard.installer.power_off_hangs = True
+    await yard.up("w1")
+    for job in ("j1", "j2"):
+        yard.fleet.engage("w1", job, POLICY, yard.clock.monotonic())
+    yard.fleet.link_closed("w1")
+    await yard.clock.advance(6)
+    pool = yard.fleet.pool("w1")
+    assert pool is not None
+    yard.fleet.job_over("j1", pool)
+    assert yard.listener.kept["w1"].engaged == ["j2"]
+
+
 async def test_a_silent_worker_whose_return_saves_a_call_is_not_ended_in_haste(
     yard: Yard,
 ) -> None:

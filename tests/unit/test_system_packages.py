@@ -116,7 +116,10 @@ def test_a_lock_that_is_held_is_waited_for(vm: Vm) -> None:
 
 def test_a_lock_that_nobody_lets_go_is_named_with_its_holder(vm: Vm) -> None:
     vm.apt(f'echo "{LOCKED}"; exit 100')
-    error = vm.run("g++", deadline=1)
+    seconds = vm.path / "seconds"  # each look at the clock is a second later than the last
+    vm.program("date", f'echo >>"{seconds}"; wc -l <"{seconds}"')
+    error = vm.run("g++", deadline=5)
+    assert vm.asked == ["update", *[f"{INSTALL} g++"] * 3]
     assert error is not None
     assert (error.kind, error.everywhere) == ("busy", False)
     assert "held by process 7 (apt-get)" in error.cause

@@ -164,10 +164,10 @@ class Member:
             self.completed = self._clock.monotonic()
 
     def over(self, job: str) -> bool:
-        """A job that it may serve is over; whether that moves its deadline."""
+        """A job that it may serve is over; whether that changes what is kept of it."""
         if job in self.engaged:  # it was lost, and may come back
             self.disengage(job)
-            return not self.engaged
+            return True
         return self.ready and self.spare()
 
     def asks(self, *, spare: bool, holds: bool) -> None:
