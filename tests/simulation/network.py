@@ -338,7 +338,7 @@ class _Dial:
 
     async def __call__(
         self,
-        decoder: Decoder[In],
+        decoder: Decoder[list[In]],
         *,
         role: str,
         name: str,

@@ -380,8 +380,16 @@ PLANTS = (
         name="a detached job is confirmed before its submission is durable",
         promise="a job that was left to its master is known there",
         edits=(
-            Edit(module="master/doors.py", good="journal.sync()", bad="journal.commit()"),
-            Edit(module="master/archive.py", good="journal.sync()", bad="journal.commit()"),
+            Edit(
+                module="master/doors.py",
+                good="await hub.books.journal.sync()",
+                bad="hub.books.journal.commit()",
+            ),
+            Edit(
+                module="master/archive.py",
+                good="await journal.sync()",
+                bad="journal.commit()",
+            ),
         ),
     ),
 )

@@ -107,9 +107,7 @@ def _deliveries(hub: Hub, kept: KeptJob, journal: Journal) -> Iterator[str]:
             if next_number != number + 1:
                 yield f"{kept.id}: delivery {next_number} comes after {number}"
             number = next_number
-            delivery = m.TO_CLIENT.decode(frame)
-            assert isinstance(delivery, m.Delivery)
-            times.update(outcome.index for outcome in delivery.outcomes)
+            times.update(outcome.index for outcome in m.DELIVERY.decode(frame).outcomes)
     if number != dossier.last:
         yield f"{kept.id}: the last delivery is {number}, live {dossier.last}"
     if twice := [index for index, count in times.items() if count > 1]:

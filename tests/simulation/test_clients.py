@@ -290,7 +290,7 @@ def served(machine: Machine) -> list[str]:
     service = machine.units["master"]._program if "master" in machine.units else None
     if not isinstance(service, Master) or service.hub is None:
         return []
-    return [row.name for row in service.hub.worker_rows()]
+    return [row.name for row in service.hub.standing.worker_rows()]
 
 
 def test_a_master_waits_for_no_worker_of_a_job_that_was_cancelled_while_it_booted() -> None:

@@ -47,13 +47,13 @@ def power_cut(world: World) -> None:
     assert world.cloud.crash(master.id)
 
 
-def checkpoint(world: World) -> None:
-    """SQLite makes one by itself, every so many pages."""
+async def checkpoint(world: World) -> None:
+    """The journal makes one by itself, every so many bytes."""
     machine = world.master()
     assert machine is not None
     service = machine.units["master"]._program
     assert isinstance(service, Master)
-    service.journal.sync()
+    await service.journal.sync()
 
 
 async def some_are_done(world: World) -> None:
@@ -101,7 +101,7 @@ def test_a_job_that_is_over_stays_over_after_a_power_cut_of_its_master() -> None
 
         client = world.client(program)
         await some_are_done(world)
-        checkpoint(world)
+        await checkpoint(world)
         assert await client.ended == MINUS
         await asyncio.sleep(5.0)  # it is in storage by now
         power_cut(world)
@@ -141,7 +141,7 @@ def test_a_power_cut_of_its_master_takes_no_worker_from_a_job_by_the_timer_of_an
                     if n == 2 and lost == "its calls":
                         await until(world, lambda: len(world.executions) == 20 + 2)
                         await asyncio.sleep(2.0)
-                        checkpoint(world)
+                        await checkpoint(world)
                     yield n
 
             async with executor(world, process, soft_dismantle_timeout=60) as running:
@@ -155,7 +155,7 @@ def test_a_power_cut_of_its_master_takes_no_worker_from_a_job_by_the_timer_of_an
         client = world.client(program)
         if lost == "that it was on the job":
             await until(world, lambda: len(world.executions) == 20 + 4)
-            checkpoint(world)
+            await checkpoint(world)
         await until(world, lambda: len(world.executions) == 20 + 6)
         await asyncio.sleep(80.0)
         power_cut(world)

@@ -40,7 +40,8 @@ class Master:
         try:
             async for message in wire.Link(socket, m.FROM_CLIENT, hello.name):
                 self.heard.append(type(message).__name__)
-                await socket.send_bytes(m.ENCODER.encode(m.Notice(level="info", text=hello.name)))
+                notice = m.ENCODER.encode(m.Notice(level="info", text=hello.name))
+                await socket.send_bytes(m.row([notice]))
         except errors.WireError as error:
             self.failures.append(error)
         return socket
@@ -134,7 +135,7 @@ async def test_nobody_at_the_door_is_an_error_that_names_the_address() -> None:
 
 async def test_a_frame_that_is_none_of_ours_ends_the_conversation(master: Master) -> None:
     link = await dial(master, SECRETS["client"])
-    await link.send_frame(b"\x00garbage")
+    await link.send_encoded(b"\x00garbage")
     received = [message async for message in link]
     assert received == []
     await link.aclose()
@@ -252,3 +253,96 @@ async def test_an_answer_that_comes_as_the_question_is_given_up_breaks_nothing()
     reply.cancel()
     door._dispatch(m.Jobs(request=1, rows=[]))
     door._dispatch(m.Refused(code="JobError", reason="no such job", request=1))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])
+def test_a_row_of_messages_is_an_array_for_every_reader(count: int) -> None:
+    said = [m.Cancel(job=f"j{n}") for n in range(count)]
+    assert m.FROM_CLIENT.decode(m.row([m.ENCODER.encode(each) for each in said])) == said
+
+
+class Paper:
+    """A socket that keeps what is written, while it is read."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.read = asyncio.Event()
+        self.read.set()
+        self.closed = False
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self.read.wait()
+        if self.closed:
+            raise ConnectionResetError("cannot write")
+        self.frames.append(data)
+
+    async def receive(self, timeout: float | None = None) -> aiohttp.WSMessage:
+        raise AssertionError
+
+    async def close(self) -> bool:
+        self.closed = True
+        return True
+
+    def exception(self) -> None:
+        return None
+
+
+def heard(paper: Paper) -> list[list[str]]:
+    """The jobs of each frame."""
+    return [
+        [c.job for c in m.FROM_CLIENT.decode(f) if isinstance(c, m.Cancel)] for f in paper.frames
+    ]
+
+
+async def test_what_is_said_in_one_turn_travels_in_one_frame() -> None:
+    paper = Paper()
+    link = wire.Link(paper, m.TO_CLIENT, "the master")
+    for turn in (["a", "b", "c"], ["d"]):
+        for job in turn:
+            await link.send(m.Cancel(job=job))
+        await asyncio.sleep(0)
+    assert heard(paper) == [["a", "b", "c"], ["d"]]
+
+
+async def test_last_words_are_said_before_the_connection_is_closed() -> None:
+    paper = Paper()
+    link = wire.Link(paper, m.TO_CLIENT, "the master")
+    await link.send(m.Cancel(job="a"))
+    await link.aclose()
+    assert (heard(paper), paper.closed) == ([["a"]], True)
+    with pytest.raises(errors.WireError, match="the connection with the master is closed"):
+        await link.send(m.Cancel(job="b"))
+
+
+async def test_whoever_says_more_than_is_read_waits_and_no_frame_grows_for_ever() -> None:
+    paper = Paper()
+    paper.read.clear()
+    link = wire.Link(paper, m.TO_CLIENT, "the master")
+    large = "x" * (wire.FULL // 4)
+    saying = asyncio.create_task(say_often(link, large, 100))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not saying.done()
+    assert link._unsent_bytes < 3 * wire.FULL
+    paper.read.set()
+    await saying
+    await link.aclose()
+    assert sum(map(len, heard(paper))) == 100
+    assert max(map(len, paper.frames)) < 2 * wire.FULL
+
+
+async def test_whoever_waits_for_room_hears_that_the_connection_broke() -> None:
+    paper = Paper()
+    paper.read.clear()
+    link = wire.Link(paper, m.TO_CLIENT, "the master")
+    saying = asyncio.create_task(say_often(link, "x" * wire.FULL, 3))
+    await asyncio.sleep(0)
+    paper.closed = True
+    paper.read.set()
+    with pytest.raises(errors.WireError, match="cannot write"):
+        await saying
+
+
+async def say_often(link: wire.Link[m.ToClient], job: str, times: int) -> None:
+    for _ in range(times):
+        await link.send(m.Cancel(job=job))

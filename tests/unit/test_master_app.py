@@ -151,7 +151,7 @@ async def test_a_worker_that_was_cut_off_for_long_is_told_to_go_and_what_it_has_
         await cut_off.leave()
         await until(lambda: "w1" not in service.hub.peers.workers)
         await service.clock.advance(6)
-        assert service.hub.worker_rows()[1:] == []
+        assert service.hub.standing.worker_rows()[1:] == []
         back = await (await service.worker("w1")).ready({"j": [m.Span(0, 2)]})
         await back.answer("j", cut_off.held["j"])
         assert (await follow(door)).indices == [0, 1]
@@ -270,7 +270,7 @@ async def test_the_master_waits_with_its_soft_timer_for_a_vm_that_is_told_to_go_
         await follow(door)
         await until(lambda: any(isinstance(w, m.PowerOff) for w in worker.heard))
         await worker.leave()
-        await until(lambda: len(service.hub.worker_rows()) == 2)
+        await until(lambda: len(service.hub.standing.worker_rows()) == 2)
         # It keeps its own VM up, too, and says so to whoever asks.
         assert service.vm.deadlines[-1] == pytest.approx(605, abs=5)
         (own, gone) = await door.list_workers()
@@ -295,7 +295,7 @@ async def test_the_master_waits_with_its_soft_timer_until_a_worker_that_comes_is
         await follow(door)
         await service.clock.advance(200)
         await door.send(m.Adopt(instances=[instance("w2")], policy=POLICY))
-        await until(lambda: len(service.hub.worker_rows()) == 3)
+        await until(lambda: len(service.hub.standing.worker_rows()) == 3)
         await service.clock.advance(102)
         late = await service.worker("w2")
         await service.clock.advance(3)
@@ -605,14 +605,14 @@ async def test_a_create_worker_goes_with_its_job(tmp_path: Path) -> None:
         await follow(door)
         await until(lambda: any(isinstance(w, m.PowerOff) for w in worker.heard))
         await worker.leave()
-        await until(lambda: len(service.hub.worker_rows()) == 1, service.clock)
+        await until(lambda: len(service.hub.standing.worker_rows()) == 1, service.clock)
 
 
 async def test_a_consumed_vm_is_its_own_worker_and_nothing_is_installed(tmp_path: Path) -> None:
     async with master(tmp_path) as service, service.client() as door:
         await door.send(m.Adopt(instances=[instance("m0")], policy=POLICY))
         await submit(door, spec(mode=ExecMode.CONSUME), 4)
-        await until(lambda: len(service.hub.worker_rows()) == 2)
+        await until(lambda: len(service.hub.standing.worker_rows()) == 2)
         worker = await (await service.worker("m0")).ready()
         assert (await follow(door)).indices == [0, 1, 2, 3]
         assert service.installer.installed == []

@@ -83,7 +83,7 @@ async def test_an_agent_that_dies_thrice_of_a_call_is_told_over_a_restart_of_the
         await door.send(m.Follow(job="j"))
         third = await service.worker("w1", processes=1, incarnation="third")
         await third.ready({"j": [m.Span(0, 1)]})
-        await until(lambda: service.hub.worker_rows()[1].running == 1)
+        await until(lambda: service.hub.standing.worker_rows()[1].running == 1)
         assert third.ran == []
         await third.leave()
         fourth = await service.worker("w1", processes=1, incarnation="fourth")

@@ -242,7 +242,7 @@ async def test_a_restarted_master_remembers_what_a_job_has_cost(tmp_path: Path) 
             worker = await service.worker(name, incarnation=name)
             worker.hold = True
             await worker.ready()
-        await until(lambda: service.hub.status("j") is not None)
+        await until(lambda: service.hub.standing.status("j") is not None)
         await clock.advance(100)
         service.hub.fleet.ended("w2", "Server.SpotInstanceTermination")
         await settle()

@@ -84,11 +84,9 @@ class Recollection:
 
     def _delivery(self, frame: bytes) -> m.Delivery:
         try:
-            delivery = m.TO_CLIENT.decode(frame)
+            return m.DELIVERY.decode(frame)
         except msgspec.MsgspecError as error:
             raise self._unreadable(error) from error
-        assert isinstance(delivery, m.Delivery)  # noqa: S101  # narrowed for the type checker
-        return delivery
 
     def _unreadable(self, error: Exception) -> StorageError:
         return StorageError(

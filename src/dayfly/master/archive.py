@@ -54,7 +54,7 @@ async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage
         StorageError: Storage refused; nothing is lost here, and it can be said again.
     """
     # A power cut must not bring a job back to life whose record is in storage.
-    journal.sync()
+    await journal.sync()
     job, size, after = record.id, 0, 0
     frames: list[bytes] = []
     parts: list[str] = []

@@ -30,7 +30,7 @@ async def serve_client(hub: Hub, link: Link[m.FromClient]) -> None:
     writer = asyncio.create_task(peer.write(), name=f"dayfly to {link.peer}")
     try:
         async for message in link:
-            _from_client(hub, peer, message)
+            await _from_client(hub, peer, message)
             await _unless_over(peer.has_room(), writer)
     except WireError as error:
         log.warning("client %s: %s", link.peer, error)
@@ -145,7 +145,7 @@ def _printed(hub: Hub, lines: list[LogLine]) -> None:
                 hub.peers.wake(peer)
 
 
-def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
+async def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
     match message:
         case m.Submit():
             _submit(hub, peer, message)
@@ -174,11 +174,11 @@ def _from_client(hub: Hub, peer: ClientPeer, message: m.FromClient) -> None:
         case m.FollowLogs():
             _follow_logs(hub, peer, message)
         case m.Describe():
-            _describe(hub, peer, message)
+            await _describe(hub, peer, message)
         case m.ListJobs():
-            peer.say(m.Jobs(request=message.request, rows=hub.job_rows()))
+            peer.say(m.Jobs(request=message.request, rows=hub.standing.job_rows()))
         case m.ListWorkers():
-            peer.say(m.Workers(request=message.request, rows=hub.worker_rows()))
+            peer.say(m.Workers(request=message.request, rows=hub.standing.worker_rows()))
         case m.ReadLogs():
             lines = hub.books.logbook.lines(message.job)
             peer.say(m.Logs(request=message.request, lines=lines))
@@ -229,15 +229,15 @@ def _follow(hub: Hub, peer: ClientPeer, message: m.Follow) -> None:
     hub.attached(message.job)
 
 
-def _describe(hub: Hub, peer: ClientPeer, message: m.Describe) -> None:
+async def _describe(hub: Hub, peer: ClientPeer, message: m.Describe) -> None:
     dossier = hub.books.dossier(message.job)
     if dossier is None:
         peer.say(dropped(message.job, message.request))
         return
-    total = next((row.total for row in hub.job_rows() if row.id == message.job), None)
+    total = next((row.total for row in hub.standing.job_rows() if row.id == message.job), None)
     if dossier.spec.detach and total is not None:
         # Whoever hears this may leave, and will not say again what a power cut took away.
-        hub.books.journal.sync()
+        await hub.books.journal.sync()
     peer.say(m.Described(request=message.request, spec=dossier.spec, total=total))
 
 

@@ -29,10 +29,11 @@ from dayfly.master.logbook import Logbook
 from dayfly.master.pacer import Pacer
 from dayfly.master.peers import ClientPeer, WorkerPeer
 from dayfly.master.scheduler import CLIENT_GRACE, Scheduler
+from dayfly.master.standing import Standing
 from dayfly.master.stocking import Stocking
 from dayfly.master.switchboard import Switchboard
 from dayfly.master.till import Till
-from dayfly.model import JobRow, JobState, MasterConfig, WorkerRow
+from dayfly.model import JobRow, MasterConfig
 from dayfly.storage.base import Storage
 from dayfly.wire import messages as m
 
@@ -112,7 +113,10 @@ class Hub:
         )
         self.stocking = Stocking(storage, config.index, told=self._stocked)
         self.till = Till(config.instance, launched, reached=self.handle, clock=clock)
-        self._pacer = Pacer(self.status, self.peers.followers, clock)
+        self.standing = Standing(
+            config, self._scheduler, self.fleet, self.home, self.books, self.till
+        )
+        self._pacer = Pacer(self.standing.status, self.peers.followers, clock)
         self._rewake = asyncio.Event()
         self._wake_at: float | None = None
         self._flushing = False
@@ -124,6 +128,7 @@ class Hub:
         """Begin; what the journal holds must have been recovered before."""
         for work, name in (
             (self._tick(), "ticks"),
+            (self.books.journal.keep_synced(), "journal"),
             (self.till.run(), "caps"),
             (self._pacer.run(), "statuses"),
             (self.home.run(), "own timers"),
@@ -335,48 +340,6 @@ class Hub:
         """Outcomes have come, to be acknowledged when they are committed."""
         self.handle(e.OutcomesCame(worker=peer.name, job=done.job, outcomes=done.outcomes))
         self.peers.acknowledge(peer, done.serial)
-
-    # -- how things stand --
-
-    def status(self, job: str) -> m.JobStatus | None:
-        """How a job that runs stands."""
-        open_job = self._scheduler.job(job)
-        if open_job is None:
-            return None
-        ready, coming = self._scheduler.workers_for(job)
-        waiting = self.fleet.waiting(coming, ready + len(coming))
-        if not waiting and not ready:
-            waiting = "workers to be launched"
-        return m.JobStatus(
-            job=job,
-            done=open_job.ledger.done,
-            running=open_job.ledger.leased,
-            ready=ready,
-            coming=len(coming),
-            waiting=waiting,
-            cost=self.till.cost(job),
-            hourly=self.till.hourly(job),
-            total=open_job.ledger.total,
-        )
-
-    def job_rows(self) -> list[JobRow]:
-        """All jobs, oldest first."""
-        rows = dict(self.books.rows)
-        for job_id in self._scheduler.open_jobs:
-            job, dossier = self._scheduler.job(job_id), self._dossier(job_id)
-            if job is not None:
-                ledger = job.ledger
-                dossier.cost = self.till.cost(job_id)
-                rows[job_id] = dossier.row_now(
-                    ledger.done, ledger.failed, ledger.total, JobState.RUNNING
-                )
-        return list(rows.values())
-
-    def worker_rows(self) -> list[WorkerRow]:
-        """The master itself, then its workers."""
-        rows = self.fleet.rows(self._scheduler.held)
-        running = sum(row.running for row in rows)
-        return [self.home.row(self.config.instance, self.config.runtime, running), *rows]
 
     # -- what the fleet tells (its Listener) --
 

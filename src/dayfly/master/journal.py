@@ -8,9 +8,11 @@ it again, or the calls run again.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ from dayfly.wire import messages as m
 
 #: Ended jobs that are remembered by their row.
 KEPT_ROWS = 1000
+#: Bytes of items and deliveries after which the log is moved into the database, in a thread.
+RIPE = 4 * 1024 * 1024
+#: Pages of the log after which SQLite does so itself, and the loop waits for the disk: never, while
+#: the threads keep up.
+_BACKSTOP = 64 * 1024
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -129,6 +136,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._commits = self._synced = self._unsynced = 0
+        self._ripe = asyncio.Event()
+        self._syncing = asyncio.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # SQLite gives its side files the mode of the file itself.
@@ -139,6 +149,7 @@ class Journal:
         try:
             self._do("PRAGMA journal_mode=WAL")
             self._do("PRAGMA synchronous=NORMAL")
+            self._do(f"PRAGMA wal_autocheckpoint={_BACKSTOP}")
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._do(statement)
         except errors.StorageError:
@@ -156,9 +167,11 @@ class Journal:
 
     def items(self, items: m.Items) -> None:
         """The next chunk of a job's items."""
+        frame = m.ENCODER.encode(items)
+        self._unsynced += len(frame)
         self._do(
             "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)",
-            (items.job, items.start, items.count, m.ENCODER.encode(items)),
+            (items.job, items.start, items.count, frame),
         )
 
     def items_end(self, job: str, total: int) -> None:
@@ -171,6 +184,7 @@ class Journal:
 
     def deliver(self, job: str, number: int, frame: bytes) -> None:
         """A delivery, as it goes to clients."""
+        self._unsynced += len(frame)
         self._do("INSERT INTO deliveries VALUES (?, ?, ?)", (job, number, frame))
 
     def tried(self, job: str, call: int, tried: Try) -> None:
@@ -247,11 +261,37 @@ class Journal:
                 self._database.commit()
             except sqlite3.Error as error:
                 raise self._refused(error) from error
+            self._commits += 1
+            if self._unsynced > RIPE:
+                self._ripe.set()
 
-    def sync(self) -> None:
-        """Commit, and make all of it survive a power cut, too: some milliseconds of waiting."""
+    async def sync(self) -> None:
+        """Commit, and make all of it survive a power cut, too; the loop goes on meanwhile."""
         self.commit()
-        self._do("PRAGMA wal_checkpoint(PASSIVE)")
+        wanted = self._commits
+        async with self._syncing:
+            if self._synced >= wanted:
+                return  # by whoever was here before us
+            wanted, self._unsynced = self._commits, 0
+            await asyncio.to_thread(self._move_log)
+            self._synced = wanted
+
+    async def keep_synced(self) -> None:
+        """Sync whenever much was written, until cancelled."""
+        while True:
+            await self._ripe.wait()
+            self._ripe.clear()
+            await self.sync()
+
+    def _move_log(self) -> None:
+        """Have SQLite sync its log and move it into the database, by a connection of our own."""
+        try:
+            with closing(sqlite3.connect(self._path)) as database:
+                busy, _, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+        if busy:
+            raise self._refused(sqlite3.OperationalError("another checkpoint is under way"))
 
     def close(self) -> None:
         """Commit, and let go of the file."""
@@ -268,8 +308,7 @@ class Journal:
         ).fetchone()
         if row is None:
             return None
-        items = m.FROM_CLIENT.decode(row[0])
-        assert isinstance(items, m.Items)  # noqa: S101  # narrowed for the type checker
+        items = m.ITEMS.decode(row[0])
         return items if index < items.start + items.count else None
 
     def deliveries(self, job: str, after: int, limit: int) -> list[tuple[int, bytes]]:
@@ -332,7 +371,7 @@ class Journal:
         job.deserted = deserted is not None
         while page := self.deliveries(job.id, job.last, 100):
             for job.last, frame in page:
-                delivery = msgspec.msgpack.decode(frame, type=m.Delivery)
+                delivery = m.DELIVERY.decode(frame)
                 for outcome in delivery.outcomes:
                     job.done[outcome.index] = 1
                     job.failed += outcome.kind not in _GOOD

@@ -9,7 +9,7 @@ from dayfly.clock import Clock
 from dayfly.master.peers import ClientPeer
 from dayfly.wire import messages as m
 
-#: Seconds between two statuses of a job to one follower.
+#: Seconds between two statuses of a job to one follower, and before the first.
 PACE = 0.1
 
 
@@ -40,15 +40,16 @@ class Pacer:
         self._any.set()
 
     async def run(self) -> None:
-        """Push, pause, and push again if there is need."""
+        """Pause when something changes, push, and begin again."""
         while True:
             await self._any.wait()
+            # A job that is over by then has told all there is to tell.
+            await self._clock.sleep(PACE)
             self._any.clear()
             stale, self._stale = self._stale, {}
             for job in stale:
                 if (status := self._status(job)) is not None:
                     self._push(status)
-            await self._clock.sleep(PACE)
 
     def _push(self, status: m.JobStatus) -> None:
         for peer in self._followers(status.job):

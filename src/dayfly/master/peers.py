@@ -162,7 +162,7 @@ class ClientPeer(_Writer):
             return False
         for after, frame in islice(self._records.logbook.frames(job, place), PAGE):
             self.logs[job] = after
-            await self.link.send_frame(frame)
+            await self.link.send_encoded(frame)
         more = self.logs.get(job, place) > place
         was_here = place > 0 or self._records.knows(job)  # else it may be on its way
         if not more and was_here and self._records.dossier(job) is None:
@@ -184,7 +184,7 @@ class ClientPeer(_Writer):
                 if number > dossier.last or self.follows.get(job) != number - 1:
                     break
                 self.follows[job] = number
-                await self.link.send_frame(frame)
+                await self.link.send_encoded(frame)
             return True
         if dossier.ended is not None:
             self.unfollow(job)

@@ -2,7 +2,8 @@
 
 Both ends hold a secret that went to them over SSH. Each proves it with an HMAC over the
 other's nonce, so the secret itself is never said, and nothing else is read from a peer
-before its proof has been checked.
+before its proof has been checked. After that a frame holds all that was said in one turn of the
+loop: a system call, and a packet of the tunnel, cost more than most messages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +28,11 @@ from dayfly.wire import messages as m
 HEARTBEAT = 10.0
 #: The largest frame: many times what either end sends (chunks are cut far below).
 MAX_FRAME = 64 * 1024 * 1024
+#: Bytes that may wait for the peer to read before whoever says more waits, too; and that a frame
+#: of several messages holds, about.
+FULL = 256 * 1024
+#: Seconds for the last words of a conversation that is closed.
+LAST_WORDS = 1.0
 PATH = "/v1"
 
 In = TypeVar("In")
@@ -78,7 +85,7 @@ class Link(Generic[In]):
     def __init__(
         self,
         socket: Socket,
-        decoder: Decoder[In],
+        decoder: Decoder[list[In]],
         peer: str,
         *,
         welcome: m.Welcome | None = None,
@@ -87,26 +94,54 @@ class Link(Generic[In]):
         self._socket = socket
         self._decoder = decoder
         self._close = close
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+        self._broken: Exception | None = None
         self.peer = peer
         self.welcome = welcome
         self.silent = False
 
     async def send(self, message: m.Message) -> None:
-        """Send one message; waits while the peer reads more slowly than we write.
+        """Say something, in one frame with what else is said in this turn of the loop.
+
+        Waits while the peer reads more slowly than we write.
 
         Raises:
             WireError: The conversation is over.
         """
-        await self.send_frame(m.ENCODER.encode(message))
+        await self.send_encoded(m.ENCODER.encode(message))
 
-    async def send_frame(self, frame: bytes) -> None:
-        """Send a message that is encoded already."""
-        try:
-            await self._socket.send_bytes(frame)
-        except (ConnectionError, aiohttp.ClientError, RuntimeError) as error:
+    async def send_encoded(self, message: bytes) -> None:
+        """Say something that is encoded already."""
+        self._refuse_when_over()
+        self._unsent.append(message)
+        self._unsent_bytes += len(message)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name=f"dayfly says to {self.peer}")
+        if self._unsent_bytes >= FULL:
+            await asyncio.wait([self._sending])
+            self._refuse_when_over()
+
+    def _refuse_when_over(self) -> None:
+        if self._broken is not None or self._socket.closed:
             raise errors.WireError(
-                f"the connection with {self.peer} is closed", cause=str(error)
-            ) from error
+                f"the connection with {self.peer} is closed", cause=str(self._broken or "")
+            ) from self._broken
+
+    async def _send(self) -> None:
+        try:
+            while self._unsent:
+                frame: list[bytes] = []
+                before = self._unsent_bytes
+                while self._unsent and before - self._unsent_bytes < FULL:
+                    frame.append(self._unsent.popleft())
+                    self._unsent_bytes -= len(frame[-1])
+                await self._socket.send_bytes(m.row(frame))
+        except (ConnectionError, aiohttp.ClientError, RuntimeError) as error:
+            self._broken = error  # whoever reads sees the end too
+        finally:
+            self._sending = None
 
     async def __aiter__(self) -> AsyncIterator[In]:
         while True:
@@ -120,16 +155,20 @@ class Link(Generic[In]):
                 self.silent = isinstance(self._socket.exception(), TimeoutError)
                 return
             try:
-                message = self._decoder.decode(frame.data)
+                messages = self._decoder.decode(frame.data)
             except msgspec.MsgspecError as error:
                 await self.aclose()
                 raise errors.WireError(
                     f"{self.peer} sent a frame that is none of ours", cause=str(error)
                 ) from error
-            yield message
+            for message in messages:
+                yield message
 
     async def aclose(self) -> None:
-        """End the conversation."""
+        """Say what is still to be said, and end the conversation."""
+        if (sending := self._sending) is not None:
+            await asyncio.wait([sending], timeout=LAST_WORDS)
+            sending.cancel()
         await (self._close or self._socket.close)()
 
 
@@ -143,7 +182,7 @@ class Dial(Protocol):
 
     async def __call__(
         self,
-        decoder: Decoder[In],
+        decoder: Decoder[list[In]],
         *,
         role: str,
         name: str,
@@ -158,7 +197,7 @@ class Dial(Protocol):
 
 
 async def dial(
-    decoder: Decoder[In],
+    decoder: Decoder[list[In]],
     *,
     role: str,
     name: str,
@@ -228,18 +267,17 @@ async def introduce(
         WireError: It said something else.
         TimeoutError: It said nothing.
     """
-    opening = Link(socket, m.OPENING, where)
     nonce = secrets.token_bytes(32)
-    await opening.send(m.Hello(protocol=m.PROTOCOL, role=role, name=name, nonce=nonce))
-    challenge = await _next(opening, m.Challenge, timeout)
+    await _say(socket, m.Hello(protocol=m.PROTOCOL, role=role, name=name, nonce=nonce))
+    challenge = await _next(socket, where, m.Challenge, timeout)
     if not hmac.compare_digest(challenge.proof, prove(secret, "master", nonce)):
         raise errors.AuthenticationError(
             f"{where} does not hold this cluster's secret",
             cause="something else listens there, or the cluster was made anew",
             hint="dayfly clean --all, then run again",
         )
-    await opening.send(m.Proof(proof=prove(secret, role, challenge.nonce)))
-    return await _next(opening, m.Welcome, timeout)
+    await _say(socket, m.Proof(proof=prove(secret, role, challenge.nonce)))
+    return await _next(socket, where, m.Welcome, timeout)
 
 
 async def answer(
@@ -265,38 +303,42 @@ async def answer(
         VersionMismatchError: It speaks another version of the protocol.
         WireError: It said something else, or nothing.
     """
-    opening = Link(socket, m.OPENING, "a caller")
-    hello = await _next(opening, m.Hello, timeout)
+    hello = await _next(socket, "a caller", m.Hello, timeout)
     if hello.protocol != m.PROTOCOL:
         reason = f"the master speaks protocol {m.PROTOCOL}, {hello.name} {hello.protocol}"
-        await opening.send(m.Refused(code="VersionMismatchError", reason=reason))
+        await _say(socket, m.Refused(code="VersionMismatchError", reason=reason))
         raise errors.VersionMismatchError(reason)
     # An unknown role is checked against a secret that nobody has, in the same time.
     secret = secret_of.get(hello.role) or secrets.token_hex(32)
     nonce = secrets.token_bytes(32)
-    await opening.send(m.Challenge(nonce=nonce, proof=prove(secret, "master", hello.nonce)))
-    proof = await _next(opening, m.Proof, timeout)
+    await _say(socket, m.Challenge(nonce=nonce, proof=prove(secret, "master", hello.nonce)))
+    proof = await _next(socket, hello.name, m.Proof, timeout)
     if not hmac.compare_digest(proof.proof, prove(secret, hello.role, nonce)):
         reason = f"{hello.name} does not hold the secret of a {hello.role}"
-        await opening.send(m.Refused(code="AuthenticationError", reason=reason))
+        await _say(socket, m.Refused(code="AuthenticationError", reason=reason))
         raise errors.AuthenticationError(reason)
-    await opening.send(welcome)
+    await _say(socket, welcome)
     return hello
 
 
 Word = TypeVar("Word", bound=m.Message)
 
 
-async def _next(opening: Link[m.Opening], expected: type[Word], timeout: float) -> Word:
-    frame = await opening._socket.receive(timeout=timeout)
+async def _say(socket: Socket, word: m.Message) -> None:
+    """Say one word of the handshake: a frame by itself, whatever version the peer is of."""
+    await socket.send_bytes(m.ENCODER.encode(word))
+
+
+async def _next(socket: Socket, peer: str, expected: type[Word], timeout: float) -> Word:
+    frame = await socket.receive(timeout=timeout)
     if frame.type is not aiohttp.WSMsgType.BINARY:
-        raise errors.WireError(f"{opening.peer} hung up during the handshake")
+        raise errors.WireError(f"{peer} hung up during the handshake")
     try:
         word = m.OPENING.decode(frame.data)
     except msgspec.MsgspecError as error:
-        raise errors.WireError(f"{opening.peer} does not speak our protocol") from error
+        raise errors.WireError(f"{peer} does not speak our protocol") from error
     if isinstance(word, expected):
         return word
     if isinstance(word, m.Refused):
         raise errors.named(word.code, errors.WireError)(word.reason)
-    raise errors.WireError(f"{opening.peer} said {type(word).__name__} out of turn")
+    raise errors.WireError(f"{peer} said {type(word).__name__} out of turn")

@@ -1,11 +1,12 @@
 """What the client, the master and the workers say to each other: values <-> bytes.
 
-Every message is one websocket frame of MessagePack. The types are closed unions per
-direction, so a frame that is not one of them is refused when it is decoded.
+A websocket frame is a MessagePack array of messages. The types are closed unions per direction, so
+a frame that holds anything else is refused when it is decoded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -43,7 +44,7 @@ from dayfly.wire.leases import Stocked as Stocked
 from dayfly.wire.leases import Unfit as Unfit
 
 #: Raised by one whenever a message changes its meaning or its shape.
-PROTOCOL = 4
+PROTOCOL = 5
 
 #: Functions, chunks of items and outcomes up to this many bytes travel inline; larger ones
 #: go through storage.
@@ -370,9 +371,26 @@ ToWorker: TypeAlias = (
 Opening: TypeAlias = Hello | Challenge | Proof | Welcome | Refused
 
 ENCODER = msgspec.msgpack.Encoder()
-FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
-TO_CLIENT: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)
-FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
-TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+FROM_CLIENT: msgspec.msgpack.Decoder[list[FromClient]] = msgspec.msgpack.Decoder(list[FromClient])
+TO_CLIENT: msgspec.msgpack.Decoder[list[ToClient]] = msgspec.msgpack.Decoder(list[ToClient])
+FROM_WORKER: msgspec.msgpack.Decoder[list[FromWorker]] = msgspec.msgpack.Decoder(list[FromWorker])
+TO_WORKER: msgspec.msgpack.Decoder[list[ToWorker]] = msgspec.msgpack.Decoder(list[ToWorker])
 OPENING: msgspec.msgpack.Decoder[Opening] = msgspec.msgpack.Decoder(Opening)
+#: Messages that are kept as they were said: in the journal, and in storage.
+ITEMS: msgspec.msgpack.Decoder[Items] = msgspec.msgpack.Decoder(Items)
+DELIVERY: msgspec.msgpack.Decoder[Delivery] = msgspec.msgpack.Decoder(Delivery)
 CHUNK: msgspec.msgpack.Decoder[list[bytes]] = msgspec.msgpack.Decoder(list[bytes])
+
+_FEW, _SOME = 16, 1 << 16
+
+
+def row(messages: Sequence[bytes]) -> bytes:
+    """Encoded messages as one array (MessagePack's specification, "array format family")."""
+    count = len(messages)
+    if count < _FEW:
+        head = bytes((0x90 | count,))
+    elif count < _SOME:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return b"".join((head, *messages))
