@@ -387,8 +387,8 @@ PLANTS = (
             ),
             Edit(
                 module="master/archive.py",
-                good="await journal.sync()",
-                bad="journal.commit()",
+                good="await self._journal.sync()",
+                bad="self._journal.commit()",
             ),
         ),
     ),

@@ -83,6 +83,8 @@ def main() -> int:
     try:
         config = read_config(guest.path("/etc/dayfly/master.json"))
         guest.log_at(config.log_level)
+        # A thread that is busy with files gives way to the loop ten times as soon as by default.
+        sys.setswitchinterval(0.0005)
         asyncio.run(run(config))
     except DayflyError as error:
         log.error("%s", error)  # noqa: TRY400  # its words are for people, a trace is not

@@ -31,8 +31,11 @@ from dayfly.wire import messages as m
 
 log = logging.getLogger(__name__)
 
-#: Seconds after its end in which a job is not written: whoever awaits it hears of it first.
-PAUSE = 0.05
+#: Seconds, at most, after its end in which a job is not written: whoever awaits it hears of it
+#: first, and those that end in the meantime cost one sync of the journal together.
+PAUSE = 0.25
+#: Jobs that are written at once: those that run come first.
+WRITERS = 2
 #: Seconds before a job that storage refused is written again, each time; then as the last.
 AGAIN = (1.0, 5.0, 20.0, 60.0)
 #: Bytes of outcomes that the record itself may hold: one object per job is enough for most.
@@ -45,7 +48,7 @@ async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage
     """Write a job that is over to storage.
 
     Args:
-        record: The job, but for its outcomes.
+        record: The job, but for its outcomes; the journal's word that it is over is synced.
         journal: Where these are.
         logbook: Where its logs are.
         storage: Where to.
@@ -53,8 +56,6 @@ async def archive(record: JobRecord, journal: Journal, logbook: Logbook, storage
     Raises:
         StorageError: Storage refused; nothing is lost here, and it can be said again.
     """
-    # A power cut must not bring a job back to life whose record is in storage.
-    await journal.sync()
     job, size, after = record.id, 0, 0
     frames: list[bytes] = []
     parts: list[str] = []
@@ -111,6 +112,9 @@ class Archivist:
         self._storage = storage
         self._done = done
         self._tasks: set[asyncio.Task[None]] = set()
+        #: The sync that has not begun yet, for all that waits for one.
+        self._next_sync: asyncio.Task[None] | None = None
+        self._slots = asyncio.Semaphore(WRITERS)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -129,10 +133,11 @@ class Archivist:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _write(self, record: JobRecord) -> None:
-        await asyncio.sleep(PAUSE)
         for attempt, pause in enumerate(chain(AGAIN, repeat(AGAIN[-1]))):
             try:
-                await archive(record, self._journal, self._logbook, self._storage)
+                await self._synced()
+                async with self._slots:
+                    await archive(record, self._journal, self._logbook, self._storage)
             except DayflyError as error:
                 failure = f"job {record.id} could not be written to storage yet: {error}"
                 log.warning("%s", failure)
@@ -142,6 +147,20 @@ class Archivist:
                 self._done(record, "")
                 return
             await asyncio.sleep(pause)
+
+    async def _synced(self) -> None:
+        """A power cut must not bring a job back to life whose record is in storage."""
+        if self._next_sync is None:
+            self._next_sync = asyncio.create_task(self._sync_soon(), name="dayfly journal sync")
+            self._tasks.add(self._next_sync)
+            self._next_sync.add_done_callback(self._ended)
+        await asyncio.wait([sync := self._next_sync])
+        await sync
+
+    async def _sync_soon(self) -> None:
+        await asyncio.sleep(PAUSE)
+        self._next_sync = None  # whoever comes from now on is late for this one
+        await self._journal.sync()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
