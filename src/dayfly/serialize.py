@@ -7,9 +7,12 @@ they come through a :class:`~dayfly.wire.link.Link` or from the cluster's own st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 import json
+import operator
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +42,10 @@ PROTOCOL: Final = 5
 RESERVED: Final = ("id", "storage", "obj")
 
 Style = Literal["item", "call"]
+
+#: The kinds of nearly every outcome: members of an enumeration are looked up slowly.
+VALUE: Final = OutcomeKind.VALUE
+STORED: Final = OutcomeKind.STORED
 
 
 class FunctionDump(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +202,12 @@ def dump_items(items: Iterable[Any], start: int) -> list[bytes]:
     # By value goes what pickle would only name and the worker could not find by that name.
     by_value = bool(cloudpickle.list_registry_pickle_by_value())
     dumps = pickle.dumps
+    if not by_value:
+        items = list(items)
+        with contextlib.suppress(Exception):  # each by itself, then: one is told of by its index
+            pickles = [dumps(item, PROTOCOL) for item in items]
+            if not any(map(operator.contains, pickles, itertools.repeat(b"__main__"))):
+                return pickles
     pickles = []
     for index, item in enumerate(items, start):
         try:
@@ -252,8 +265,9 @@ def decode(outcome: CallOutcome, job: str, stored: bytes | None = None) -> Outco
     """
     value: Any = None
     error: Exception | None = None
-    if outcome.kind is OutcomeKind.VALUE or outcome.kind is OutcomeKind.STORED:
-        data = outcome.payload if outcome.kind is OutcomeKind.VALUE else stored
+    kind = outcome.kind
+    if kind is VALUE or kind is STORED:
+        data = outcome.payload if kind is VALUE else stored
         if data is None:
             raise ValueError(f"call {outcome.index} of job {job}: its value lies in storage")
         try:
@@ -265,7 +279,7 @@ def decode(outcome: CallOutcome, job: str, stored: bytes | None = None) -> Outco
                 hint="its class must be importable in this program too",
             )
             error.__cause__ = reason
-    elif outcome.kind is OutcomeKind.RAISED:
+    elif kind is OutcomeKind.RAISED:
         error = _raised(outcome, job)
     else:
         error = _failed(outcome, job)

@@ -112,9 +112,9 @@ PLANTS = (
         promise="each outcome is delivered exactly once",
         edits=(
             Edit(
-                module="client/conversation.py",
-                good="        new, self._came[index] = not self._came[index], 1\n",
-                bad="        new = True\n",
+                module="client/received.py",
+                good="            came[index] = 1\n",
+                bad="            came[index] = 0\n",
             ),
         ),
     ),

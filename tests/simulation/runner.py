@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 from dayfly.worker import obituary, runner
 from dayfly.worker.dispatch import Call
-from dayfly.worker.process import Listener
+from dayfly.worker.process import Listener, Result
 from dayfly.worker.spawn import Command
 from tests.simulation.process import Process
 from tests.simulation.surroundings import Strikes, heavy
@@ -230,7 +230,8 @@ class SimRunner:
             when, text = self._process.clock.now(), f"call {call.index} is done"
             self._say(partial(self._listener.line, self, number, 1, when, text))
         ended = began + seconds
-        self._say(partial(self._listener.call_ended, self, number, kind, payload, began, ended))
+        result = Result(number, kind, began, ended, payload)
+        self._say(partial(self._listener.calls_ended, self, [result]))
         self._later(0.0, self._next)
 
     def _ended(self) -> None:

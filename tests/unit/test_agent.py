@@ -59,11 +59,11 @@ def outcome(index: int, payload: bytes = b"") -> CallOutcome:
 
 def test_the_first_outcome_goes_at_once_and_those_after_it_are_gathered() -> None:
     box = Outbox()
-    box.add_outcome("a", outcome(0), 0.0)
+    box.add_outcomes("a", [outcome(0)], 0.0)
     first = box.take(0.0)
     assert isinstance(first, m.Done)
-    box.add_outcome("a", outcome(1), 0.0)
-    box.add_outcome("a", outcome(2), 0.0)
+    box.add_outcomes("a", [outcome(1)], 0.0)
+    box.add_outcomes("a", [outcome(2)], 0.0)
     assert box.take(0.0) is None
     assert box.due(0.0) == GATHER
     gathered = box.take(GATHER)
@@ -73,10 +73,10 @@ def test_the_first_outcome_goes_at_once_and_those_after_it_are_gathered() -> Non
 
 def test_an_acknowledgement_frees_the_way_for_what_was_gathered() -> None:
     box = Outbox()
-    box.add_outcome("a", outcome(0, b"x" * 100), 0.0)
+    box.add_outcomes("a", [outcome(0, b"x" * 100)], 0.0)
     first = box.take(0.0)
     assert isinstance(first, m.Done)
-    box.add_outcome("a", outcome(1), 0.0)
+    box.add_outcomes("a", [outcome(1)], 0.0)
     box.acknowledge(first.serial)
     assert isinstance(box.take(0.0), m.Done)
 
@@ -84,7 +84,7 @@ def test_an_acknowledgement_frees_the_way_for_what_was_gathered() -> None:
 def test_frames_are_no_longer_than_agreed() -> None:
     box = Outbox()
     for index in range(MOST + 1):
-        box.add_outcome("a", outcome(index), 0.0)
+        box.add_outcomes("a", [outcome(index)], 0.0)
     first, second = box.take(0.0), box.take(1.0)
     assert isinstance(first, m.Done)
     assert isinstance(second, m.Done)
@@ -95,7 +95,7 @@ def test_lines_go_before_the_outcome_that_follows_them() -> None:
     box = Outbox()
     box.add_line(LogLine("a", 0, "stdout", 0.0, "hello"), 0.0)
     assert box.take(0.0) is None
-    box.add_outcome("a", outcome(0), 0.0)
+    box.add_outcomes("a", [outcome(0)], 0.0)
     assert isinstance(box.take(0.0), m.Printed)
     assert isinstance(box.take(0.0), m.Done)
     assert box.take(0.0) is None
@@ -103,7 +103,7 @@ def test_lines_go_before_the_outcome_that_follows_them() -> None:
 
 def test_what_is_kept_weighs_until_it_is_acknowledged() -> None:
     box = Outbox()
-    box.add_outcome("a", outcome(0, b"x" * 1000), 0.0)
+    box.add_outcomes("a", [outcome(0, b"x" * 1000)], 0.0)
     box.add_line(LogLine("a", 0, "stdout", 0.0, "hello"), 0.0)
     while (message := box.take(0.0)) is not None:
         last = message

@@ -21,7 +21,7 @@ import pytest
 from dayfly import ConfigError, FunctionExecutor, SerializationError, UsageError, errors
 from dayfly.client import items
 from dayfly.clock import SystemClock
-from dayfly.serialize import dump_item
+from dayfly.serialize import dump_items
 from tests.unit.inprocess import InProcess
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ async def test_a_generator_is_not_read_far_ahead(session: InProcess) -> None:
 
 
 async def test_reading_many_items_lets_the_loop_breathe() -> None:
-    source = items.Source(range(300_000), dump_item, first=300_000, clock=SystemClock())
+    source = items.Source(range(300_000), dump_items, first=300_000, clock=SystemClock())
     breaths = 0
 
     async def breathe() -> None:

@@ -49,10 +49,11 @@ class Owner:
         self._storage = storage
         self._news = asyncio.Event()
 
-    def outcome(self, job: str, outcome: CallOutcome) -> None:
-        assert (job, outcome.index) not in self.outcomes, "a call has one outcome"
-        self.outcomes[job, outcome.index] = outcome
-        self.events.append(outcome)
+    def ended(self, job: str, outcomes: list[CallOutcome]) -> None:
+        for outcome in outcomes:
+            assert (job, outcome.index) not in self.outcomes, "a call has one outcome"
+            self.outcomes[job, outcome.index] = outcome
+        self.events += outcomes
         self._news.set()
 
     def line(self, line: LogLine) -> None:

@@ -20,6 +20,7 @@ from dayfly import errors
 from dayfly.client.ascent import Ascender, Ascent
 from dayfly.client.channel import Event, JobRequest, Waiting
 from dayfly.client.leaving import may_go_on
+from dayfly.client.received import Received
 from dayfly.client.supply import Supply
 from dayfly.clock import Clock
 from dayfly.model import JobState
@@ -80,7 +81,7 @@ class Channel:
         self.said: list[m.FromClient] = []
         self.last = 0
         self.journal = ""
-        self._came = bytearray()
+        self._received = Received()
         self.withdrawn: list[int] = []
         self.cancelled = self.left = False
         self._over = asyncio.Event()
@@ -176,17 +177,11 @@ class Channel:
         if delivery.number != self.last + 1:
             return
         self.last = delivery.number
-        fresh = [outcome for outcome in delivery.outcomes if self._is_new(outcome.index)]
+        fresh = self._received.fresh(delivery.outcomes)
         if len(fresh) < len(delivery.outcomes):
             delivery = msgspec.structs.replace(delivery, outcomes=fresh)
         if fresh:
             self.emit(delivery)
-
-    def _is_new(self, index: int) -> bool:
-        if index >= len(self._came):
-            self._came.extend(bytes(index + 1 - len(self._came)))
-        new, self._came[index] = not self._came[index], 1
-        return new
 
     def emit(self, event: Event) -> None:
         """Queue an event for the handle."""

@@ -13,7 +13,7 @@ from dayfly.client import leaving
 from dayfly.client.channel import Event, JobChannel, Waiting
 from dayfly.client.parties import Connect, Items, Owner
 from dayfly.clock import Clock
-from dayfly.model import CallOutcome, JobState, OutcomeKind
+from dayfly.model import CallOutcome, JobState
 from dayfly.serialize import Outcome
 from dayfly.wire import messages as m
 
@@ -365,17 +365,19 @@ class Course:
     async def _receive(self, outcomes: list[CallOutcome], errands: asyncio.TaskGroup) -> None:
         self._flow()
         self._wait_for("")
-        turn = self._clock.monotonic() + SLICE
+        decode, record, job = serialize.decode, self._record, self._job
+        monotonic = self._clock.monotonic
+        turn = monotonic() + SLICE
         for outcome in outcomes:
-            if outcome.kind is OutcomeKind.STORED:
+            if outcome.kind is serialize.STORED:
                 await self._slots.acquire()
                 errands.create_task(self._fetch_outcome(outcome))
             else:
-                self._record(serialize.decode(outcome, self._job))
-            if self._clock.monotonic() >= turn:
+                record(decode(outcome, job))
+            if monotonic() >= turn:
                 self._announce()
                 await asyncio.sleep(0)
-                turn = self._clock.monotonic() + SLICE
+                turn = monotonic() + SLICE
         self._announce()
 
     async def _fetch_outcome(self, outcome: CallOutcome) -> None:

@@ -308,7 +308,7 @@ class FunctionExecutor:
         job_id = f"j-{datetime.fromtimestamp(begun, UTC):%Y%m%d-%H%M%S}-{self._entropy.hex(6)}"
         source = items.Source(
             iterdata,
-            serialize.dump_item,
+            serialize.dump_items,
             first=first_items(self._config, iterdata),
             clock=self._clock,
             # What the master does not have when this program goes, it never gets.

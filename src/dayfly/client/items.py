@@ -31,7 +31,11 @@ PATIENCE = 1.0
 #: Seconds of reading after which the loop gets its turn.
 SLICE = 0.01
 
-Dump = Callable[[Any, int], bytes]
+#: Items that are pickled together at most, where those before them were small.
+TOGETHER = 32
+
+#: Items, and the index of the first -> their pickles.
+Dump = Callable[[list[Any], int], list[bytes]]
 
 
 def check(iterdata: object) -> None:
@@ -137,15 +141,17 @@ class Source:
             # Without any item there is nothing to go on with; one more is awaited only while
             # the batch is too small.
             patience = None if not batch else latest - now if len(batch) < least else 0.0
-            found, item = await self._item(patience)
-            if not found:
+            items = await self._items(self._appetite(batch, size, most), patience, turn)
+            pickles = self._dump(items, self.read)
+            batch += pickles
+            self.read += len(pickles)
+            size += sum(map(len, pickles))
+            if self._exhausted:
+                self.total = self.read
+            if not items:
                 break
-            data = self._dump(item, self.read)
-            batch.append(data)
-            self.read += 1
-            size += len(data)
             now = self._clock.monotonic()
-            if len(batch) == 1:
+            if len(batch) == len(pickles):
                 latest = now + PATIENCE
             if len(batch) >= least or now >= latest:
                 if size >= BATCH_BYTES or now >= turn:
@@ -156,23 +162,31 @@ class Source:
         await asyncio.sleep(0)
         return batch
 
-    async def _item(self, patience: float | None) -> tuple[bool, Any]:
-        """The next item; ``(False, None)`` at the end, or when it does not come in time.
+    def _appetite(self, batch: list[bytes], size: int, most: int) -> int:
+        """How many items to read before the batch is weighed again: one more may be a large one."""
+        likely = (BATCH_BYTES - size) * len(batch) // max(1, size)
+        return max(1, min(TOGETHER, len(batch), likely, most - len(batch)))
+
+    async def _items(self, most: int, patience: float | None, turn: float) -> list[Any]:
+        """The next items; none at the end, or when none comes in time.
 
         Args:
-            patience: Seconds to wait for it; ``None`` for as long as it takes.
+            most: How many, at most.
+            patience: Seconds to wait for one; ``None`` for as long as it takes.
+            turn: When to stop, where they come without waiting.
         """
         if self._reader is not None:
             found, item = await self._reader.next(patience)
             self._exhausted = self._reader.exhausted
-        else:
-            try:
-                found, item = True, next(self._iterator)
-            except StopIteration:
-                found, item, self._exhausted = False, None, True
-        if self._exhausted:
-            self.total = self.read
-        return found, item
+            return [item] if found else []
+        items: list[Any] = []
+        monotonic = self._clock.monotonic
+        for item in self._iterator:
+            items.append(item)
+            if len(items) == most or monotonic() >= turn:
+                return items
+        self._exhausted = True
+        return items
 
 
 class Feed:

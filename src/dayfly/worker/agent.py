@@ -368,20 +368,22 @@ class Agent:
 
     # -- what the pool says --
 
-    def outcome(self, job: str, outcome: CallOutcome) -> None:
-        """A call has ended: its outcome goes out, by way of storage if it is large."""
+    def ended(self, job: str, outcomes: list[CallOutcome]) -> None:
+        """Calls have ended: their outcomes go out, by way of storage where they are large."""
         if (since := self._fresh.pop(job, None)) is not None:
-            began, ended = (moment(self._clock, at) for at in (outcome.started, outcome.ended))
+            first = outcomes[0]
+            began, ended = (moment(self._clock, at) for at in (first.started, first.ended))
             self._timeline.add(self._config.instance, RUNNER, since, began)
             self._timeline.add(self._config.instance, FIRST_CALL, began, ended)
             self._tell_phases()
-        size = len(outcome.payload)
-        if outcome.kind is not OutcomeKind.VALUE or size <= m.INLINE_LIMIT:
-            self._keep(job, outcome)
-            return
-        self._uploading[job, outcome.index] = size
-        self._tasks.create_task(self._upload(job, outcome))
-        self._weigh()
+        small, limit = [], m.INLINE_LIMIT
+        for outcome in outcomes:
+            if len(outcome.payload) <= limit or outcome.kind is not OutcomeKind.VALUE:
+                small.append(outcome)
+            else:
+                self._uploading[job, outcome.index] = len(outcome.payload)
+                self._tasks.create_task(self._upload(job, outcome))
+        self._keep(job, *small)
 
     def line(self, line: LogLine) -> None:
         """A function has printed."""
@@ -413,10 +415,13 @@ class Agent:
         stored = msgspec.structs.replace(outcome, kind=OutcomeKind.STORED, payload=key.encode())
         self._keep(job, stored)
 
-    def _keep(self, job: str, outcome: CallOutcome) -> None:
-        if attempt := self._attempts.get(job, {}).get(outcome.index, 0):
-            outcome = msgspec.structs.replace(outcome, attempt=attempt)
-        self._outbox.add_outcome(job, outcome, self._clock.monotonic())
+    def _keep(self, job: str, *outcomes: CallOutcome) -> None:
+        if attempts := self._attempts.get(job):
+            outcomes = tuple(
+                msgspec.structs.replace(outcome, attempt=attempts.get(outcome.index, 0))
+                for outcome in outcomes
+            )
+        self._outbox.add_outcomes(job, outcomes, self._clock.monotonic())
         self._nudge()
         self._weigh()
 

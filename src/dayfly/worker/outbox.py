@@ -7,6 +7,7 @@ goes out at once; while frames are in flight, more are gathered for a moment.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from dayfly.model import CallOutcome, LogLine
 from dayfly.wire import messages as m
@@ -47,13 +48,15 @@ class Outbox:
 
     # -- in --
 
-    def add_outcome(self, job: str, outcome: CallOutcome, now: float) -> None:
-        """Keep an outcome until it is acknowledged."""
+    def add_outcomes(self, job: str, outcomes: Sequence[CallOutcome], now: float) -> None:
+        """Keep outcomes until they are acknowledged."""
+        if not outcomes:
+            return
         if not self._outcome_count:
             self._outcomes_since = now
-        self._outcomes.setdefault(job, deque()).append(outcome)
-        size = len(outcome.payload) + OVERHEAD
-        self._outcome_count += 1
+        self._outcomes.setdefault(job, deque()).extend(outcomes)
+        size = sum([len(outcome.payload) for outcome in outcomes]) + OVERHEAD * len(outcomes)
+        self._outcome_count += len(outcomes)
         self._outcome_bytes += size
         self.weight += size
 
@@ -134,6 +137,10 @@ class Outbox:
         job, waiting = next(iter(self._outcomes.items()))
         outcomes: list[CallOutcome] = []
         size = 0
+        all_fit = self._outcome_count <= MOST and self._outcome_bytes <= OUTCOME_BYTES
+        if len(self._outcomes) == 1 and all_fit:
+            outcomes, size = list(waiting), self._outcome_bytes
+            waiting.clear()
         while waiting and len(outcomes) < MOST and size < OUTCOME_BYTES:
             outcomes.append(waiting.popleft())
             size += len(outcomes[-1].payload) + OVERHEAD

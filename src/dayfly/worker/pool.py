@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from dayfly.clock import Clock
 from dayfly.model import CallOutcome, LogLine, OutcomeKind
 from dayfly.worker import obituary
 from dayfly.worker.dispatch import Call, Dispatcher, Give, Replace
-from dayfly.worker.process import Runner, RunnerProcess, Start
+from dayfly.worker.process import Result, Runner, RunnerProcess, Start
 from dayfly.worker.spawn import Command
 
 #: Seconds that calls may wait behind another one while a runner is idle.
@@ -27,6 +27,7 @@ GOING_DOWN = 1.0
 #: Runners that may fail to start in a row before their calls are failed.
 STARTS = 3
 STREAMS = {1: "stdout", 2: "stderr"}
+KINDS = tuple(OutcomeKind)
 
 
 class PoolJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +82,8 @@ class Known(msgspec.Struct):
 class Owner(Protocol):
     """Who the pool works for."""
 
-    def outcome(self, job: str, outcome: CallOutcome) -> None:
-        """A call has ended."""
+    def ended(self, job: str, outcomes: list[CallOutcome]) -> None:
+        """Calls have ended, in this order."""
         ...
 
     def line(self, line: LogLine) -> None:
@@ -265,18 +266,18 @@ class Pool:
             loop = asyncio.get_running_loop()
             known.limit = loop.call_later(job.timeout, self._condemn, known, verdict)
 
-    def call_ended(  # noqa: D102
-        self,
-        process: Runner,
-        number: int,
-        kind: int,
-        payload: bytes,
-        started: float,
-        ended: float,
-    ) -> None:
+    def calls_ended(self, process: Runner, results: Sequence[Result]) -> None:  # noqa: D102
         known = self._runners[process.id]
-        call = self._dispatcher.ended(process.id, number, ended - started)
-        if call is None:
+        worker = self._worker
+        by_job: dict[str, list[CallOutcome]] = {}
+        for number, kind, started, ended, payload in results:
+            call = self._dispatcher.ended(process.id, number, ended - started)
+            if call is None:
+                continue
+            known.since, known.last = ended, call
+            outcome = CallOutcome(call.index, KINDS[kind], payload, started, ended, worker)
+            by_job.setdefault(call.job, []).append(outcome)
+        if not by_job:
             return
         if known.limit is not None:
             known.limit.cancel()
@@ -284,9 +285,8 @@ class Pool:
         if not known.proven:
             known.proven = True
             self._failed_starts = 0
-        known.since, known.last = ended, call
-        outcome = CallOutcome(call.index, OutcomeKind(kind), payload, started, ended, self._worker)
-        self._owner.outcome(call.job, outcome)
+        for job, outcomes in by_job.items():
+            self._owner.ended(job, outcomes)
 
     def line(  # noqa: D102
         self, process: Runner, number: int | None, stream: int, when: float | None, text: str
@@ -432,7 +432,7 @@ class Pool:
         self, call: Call, kind: OutcomeKind, text: str, started: float, ended: float
     ) -> None:
         outcome = CallOutcome(call.index, kind, text.encode(), started, ended, self._worker)
-        self._owner.outcome(call.job, outcome)
+        self._owner.ended(call.job, [outcome])
 
     def _watch_for_idleness(self) -> None:
         if self._impatience is None and not self._held and self._dispatcher.victim() is not None:

@@ -9,7 +9,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dayfly.worker import obituary, runner, spawn
 from dayfly.worker.dispatch import Call
@@ -24,6 +24,16 @@ PATIENCE = 0.5
 LAST_WORDS = 12
 
 
+class Result(NamedTuple):
+    """What a runner says of a call that has ended; see :data:`dayfly.worker.runner.RESULT`."""
+
+    number: int
+    kind: int
+    started: float
+    ended: float
+    payload: bytes
+
+
 class Listener(Protocol):
     """Who is told what a runner does; never twice, and nothing after ``died``."""
 
@@ -31,16 +41,8 @@ class Listener(Protocol):
         """A timed call has begun."""
         ...
 
-    def call_ended(
-        self,
-        process: Runner,
-        number: int,
-        kind: int,
-        payload: bytes,
-        started: float,
-        ended: float,
-    ) -> None:
-        """A call has its outcome."""
+    def calls_ended(self, process: Runner, results: Sequence[Result]) -> None:
+        """Calls have their outcomes, in this order."""
         ...
 
     def line(
@@ -182,12 +184,12 @@ class RunnerProcess:
 
     def give(self, slot: int, first: int, calls: Sequence[Call]) -> None:
         """Send calls, and the tickets to start them."""
-        head = [runner.BATCH.pack(slot, first, len(calls))]
-        head += [runner.CALL.pack(call.index, len(call.item)) for call in calls]
-        self._send(runner.CALLS, b"".join(head), *(call.item for call in calls))
-        numbers = range(first, first + len(calls))
+        count = len(calls)
+        head = runner.BATCH.pack(slot, first, count)
+        sizes = runner.calls(count).pack(*(n for c in calls for n in (c.index, len(c.item))))
+        self._send(runner.CALLS, head, sizes, *(call.item for call in calls))
         # They always fit: the dispatcher never lets a runner hold more than a buffer takes.
-        self._tickets.send(b"".join(map(runner.TICKET.pack, numbers)))
+        self._tickets.send(runner.tickets(count).pack(*range(first, first + count)))
 
     def forget(self, slot: int) -> None:
         """Drop a job."""
@@ -199,13 +201,12 @@ class RunnerProcess:
 
     def withdraw(self) -> list[int]:
         """Take back the calls that have not been started; from now on they never will be."""
-        size = runner.TICKET.size
         try:
             # The kernel gives each ticket either to the runner or to us.
             data = self._tickets_far.recv(CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
-        return [runner.TICKET.unpack_from(data, at)[0] for at in range(0, len(data), size)]
+        return [number for (number,) in runner.TICKET.iter_unpack(data)]
 
     def kill(self) -> None:
         """End it and what it has started, at once; ``died`` follows."""
@@ -278,39 +279,55 @@ class RunnerProcess:
             if self._cut is None:
                 self._cut = self._loop.call_later(PATIENCE, self._cut_off)
             return False
-        buffer = self._buffer
-        buffer += data
-        at = 0
-        while len(buffer) - at >= runner.HEADER.size:
-            kind, size = runner.HEADER.unpack_from(buffer, at)
-            start = at + runner.HEADER.size
-            if len(buffer) < start + size:
-                break
-            at = start + size
-            self._tell(kind, start, at)
-        del buffer[:at]
+        self._buffer += data
+        self._tell_frames()
         return True
+
+    def _tell_frames(self) -> None:
+        """Tell of every frame that is there in full."""
+        size = runner.HEADER.size
+        if len(self._buffer) < size:
+            return
+        if len(self._buffer) < size + runner.HEADER.unpack_from(self._buffer)[1]:
+            return
+        data, at, results = bytes(self._buffer), 0, list[Result]()
+        while len(data) - at >= size:
+            kind, length = runner.HEADER.unpack_from(data, at)
+            start, stop = at + size, at + size + length
+            if len(data) < stop:
+                break
+            at = stop
+            if kind == runner.OUTCOME:
+                number, what, started, ended = runner.RESULT.unpack_from(data, start)
+                payload = data[start + runner.RESULT.size : stop]
+                results.append(Result(number, what, started, ended, payload))
+                continue
+            if results:
+                self._tell_results(results)
+                results = []
+            self._tell(kind, data[start:stop])
+        if results:
+            self._tell_results(results)
+        del self._buffer[:at]
 
     def _cut_off(self) -> None:
         self._mute = not self._body.over
         self.kill()
 
-    def _tell(self, kind: int, start: int, stop: int) -> None:
-        buffer = self._buffer
-        if kind == runner.OUTCOME:
-            number, what, started, ended = runner.RESULT.unpack_from(buffer, start)
-            payload = bytes(memoryview(buffer)[start + runner.RESULT.size : stop])
-            self._end_lines()
-            self._last_words.clear()
-            self._listener.call_ended(self, number, what, payload, started, ended)
-        elif kind == runner.LOG:
-            number, stream, when = runner.LINE.unpack_from(buffer, start)
-            text = buffer[start + runner.LINE.size : stop].decode("utf-8", "replace")
+    def _tell_results(self, results: list[Result]) -> None:
+        self._end_lines()
+        self._last_words.clear()
+        self._listener.calls_ended(self, results)
+
+    def _tell(self, kind: int, body: bytes) -> None:
+        if kind == runner.LOG:
+            number, stream, when = runner.LINE.unpack_from(body)
+            text = body[runner.LINE.size :].decode("utf-8", "replace")
             self._listener.line(self, number, stream, when, text)
         elif kind == runner.STARTED:
-            self._listener.call_started(self, runner.TICKET.unpack_from(buffer, start)[0])
+            self._listener.call_started(self, runner.TICKET.unpack(body)[0])
         elif kind == runner.ASK:
-            self._listener.asked(self, bytes(memoryview(buffer)[start:stop]))
+            self._listener.asked(self, body)
 
     def _read_pipes(self) -> None:
         for stream, pipe in self._pipes.items():

@@ -61,6 +61,17 @@ ASK = 19  # LENGTH, JSON {operation, ...}, data: to be answered by REPLY
 RESULT = struct.Struct("<QBdd")  # number, kind, started, ended
 LINE = struct.Struct("<QBd")  # number of the call (0: none yet), 1 stdout or 2 stderr, time
 
+
+def calls(count: int) -> struct.Struct:
+    """As many CALLs in a row."""
+    return struct.Struct(f"<{2 * count}Q")
+
+
+def tickets(count: int) -> struct.Struct:
+    """As many TICKETs in a row."""
+    return struct.Struct(f"<{count}Q")
+
+
 #: The kinds of outcome that a runner tells of, as in dayfly.model.OutcomeKind.
 VALUE, RAISED, UNPICKLABLE = 0, 2, 6
 
@@ -104,6 +115,8 @@ class SerializationError(Exception):
     __module__ = "dayfly.errors"
 
 
+#: Types whose values need no look into ``__main__``.
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 #: Known to the client by their names alone; their classes here are only stand-ins.
 OURS = (StorageError, SerializationError)
 
@@ -118,14 +131,14 @@ class Channel:
 
     def send(self, kind: int, *parts: bytes) -> None:
         """Send a frame; without an agent there is nothing left to live for."""
-        size = sum(map(len, parts))
-        frame = memoryview(b"".join((HEADER.pack(kind, size), *parts)))
+        frame = b"".join((HEADER.pack(kind, sum(map(len, parts))), *parts))
         with self._lock:
-            while frame:
-                try:
-                    frame = frame[os.write(self.fd, frame) :]
-                except OSError:
-                    os._exit(ORPHANED)
+            try:
+                sent = os.write(self.fd, frame)
+                while sent < len(frame):
+                    sent += os.write(self.fd, memoryview(frame)[sent:])
+            except OSError:
+                os._exit(ORPHANED)
 
     def receive(self) -> tuple[int, memoryview]:
         """The next frame: its kind and its body."""
@@ -277,6 +290,7 @@ class Job:
         self._reserved: list[str] = facts["reserved"]
         self._modules: str = facts["modules"]
         self._payload: memoryview | None = payload
+        self.loaded = False
         self._error: BaseException | None = None
         self._frames: TracebackType | None = None
         self._function: Any = None
@@ -297,6 +311,7 @@ class Job:
         except BaseException as error:
             self._error, self._frames = error, error.__traceback__
             raise
+        self.loaded = True
 
     def _load(self, payload: bytes) -> None:
         line, _, data = payload.partition(b"\n")
@@ -414,24 +429,27 @@ class Runner:
     def _run(self, number: int) -> None:
         job, index, item = self._take(number)
         self.number = number
-        sys.stdout, sys.stderr = self._streams
-        self._enter(job)
+        out, err = self._streams
+        sys.stdout, sys.stderr = out, err
+        if job is not self._entered:
+            self._enter(job)
         try:
-            job.load()
+            if not job.loaded:
+                job.load()
         except BaseException as error:  # noqa: BLE001  the user's code, in unpickling
-            now = time.time()
-            result = RESULT.pack(number, RAISED, now, now), raised(error, index)
+            started = ended = time.time()
+            kind, payload = RAISED, raised(error, index)
         else:
             if job.timed:
                 self.channel.send(STARTED, TICKET.pack(number))
             started, begun = time.time(), time.perf_counter()
             kind, payload = self._call(job, index, item)
             ended = started + (time.perf_counter() - begun)
-            result = RESULT.pack(number, kind, started, ended), payload
-        for stream, lines in zip(self._streams, self._lines):  # noqa: B905  not in 3.8
-            stream.flush()
+        out.flush()
+        err.flush()
+        for lines in self._lines:
             lines.end_call()
-        self.channel.send(OUTCOME, *result)
+        self.channel.send(OUTCOME, RESULT.pack(number, kind, started, ended), payload)
 
     def _call(self, job: Job, index: int, item: memoryview) -> tuple[int, bytes]:
         self._given["id"] = index
@@ -480,8 +498,6 @@ class Runner:
 
     def _enter(self, job: Job) -> None:
         """Give the process the environment of the job, and take away the last one's."""
-        if job is self._entered:
-            return
         for name, value in self._shadowed.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -505,6 +521,8 @@ def _interpreter() -> str:
 
 def dumps(value: Any) -> bytes:
     """Pickle a value; what only lives in ``__main__`` goes by value."""
+    if type(value) in PLAIN:
+        return pickle.dumps(value, 5)
     import cloudpickle
 
     by_value = type(value).__module__ in cloudpickle.list_registry_pickle_by_value()
