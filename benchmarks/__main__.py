@@ -1,106 +1,122 @@
-"""``python -m benchmarks``: measure, and print one table."""
+"""``python -m benchmarks``: measure dayfly and its peers side by side, and print one table."""
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import json
 import os
 import platform
-import statistics
 import sys
-import tempfile
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import run as execute
+from typing import Final
 
-from benchmarks.measures import COLD, PEERS, WARM, warm
-from benchmarks.peers import purge
+from benchmarks import environments, figures, runs
+from benchmarks.environments import CannotInstallError
+from benchmarks.measures import WARM
+from benchmarks.peers import PEERS
+from benchmarks.report import Report, markdown
+from benchmarks.runs import COLD, FailedError, Runner
 
-#: Figure -> peer -> one sample per round.
-Samples = dict[str, dict[str, list[float]]]
+PARTS: Final = (*COLD, *WARM, "many")
+#: Those that want a client to themselves: its memory, or its machines.
+_ALONE: Final = ("stream", "storage", "many")
 
 
 def main() -> None:
     """Measure what is asked for; peers take turns within each round, so noise is shared."""
     options = _options()
-    wanted = options.only or [*COLD, *WARM]
-    peers = [peer for peer in PEERS if peer in options.peers]
-    print(f"{' '.join(['python -m benchmarks', *sys.argv[1:]])}   {_machine()}", flush=True)
-    samples: Samples = defaultdict(lambda: defaultdict(list))
-    with tempfile.TemporaryDirectory(prefix="dayfly-bench-") as folder:
-        try:
-            for number in range(1, options.rounds + 1):
-                for peer in peers:
-                    print(f"round {number} of {options.rounds}: {peer}", file=sys.stderr)
-                    _measure(peer, wanted, Path(folder), samples)
-        finally:
-            if "dayfly" in peers:
-                purge(Path(folder))
-    _print(samples, peers)
-    print(f"load at the end: {os.getloadavg()[0]:.1f}")
+    report = Report(_heading(options), [], load_before=os.getloadavg()[0])
+    runners = list(_installed(options.peers, report))
+    report.peers = [runner.peer for runner in runners]
+    for number in range(1, options.rounds + 1):
+        for runner in runners:
+            load = os.getloadavg()[0]
+            told = f"round {number} of {options.rounds}: {runner.peer} (load {load:.1f})"
+            print(told, file=sys.stderr, flush=True)
+            parts = [part for part in PARTS if part in options.only]
+            _measure(runner, [part for part in parts if figures.has(runner.peer, part)], report)
+    report.load_after = os.getloadavg()[0]
+    print(table := markdown(report))
+    if options.table:
+        options.table.write_text(table)
+    if options.picture:
+        _draw(report, options.picture)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="samples per figure (3)")
-    parser.add_argument(
-        "--only", nargs="+", choices=[*COLD, *WARM], metavar="PART", help=", ".join([*COLD, *WARM])
-    )
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, metavar="PEER")
+    only = parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    only.help = ", ".join(PARTS)
+    peers = parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, metavar="PEER")
+    peers.help = ", ".join(PEERS)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table to it")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="and the chart")
     return parser.parse_args()
 
 
-def _measure(peer: str, wanted: list[str], folder: Path, samples: Samples) -> None:
-    found: dict[str, float] = {}
-    for part in wanted:
+def _heading(options: argparse.Namespace) -> str:
+    """The day, what to type to have the same again, and the machine."""
+    command = f"python -m benchmarks --rounds {options.rounds}"
+    for name, given, default in (("only", options.only, PARTS), ("peers", options.peers, PEERS)):
+        if given != default:
+            command += f" --{name} {' '.join(given)}"
+    day = dt.datetime.now(dt.UTC).date()
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return f"{day}, `{command}`, {os.cpu_count()} CPUs, {system}."
+
+
+def _installed(wanted: Sequence[str], report: Report) -> list[Runner]:
+    """How each peer is run, in the table's order; those that cannot be had are remarked upon."""
+    found = []
+    for peer in PEERS:
+        if peer in wanted:
+            try:
+                found.append(runs.runner(peer))
+            except CannotInstallError as error:
+                report.remark(f"{peer}: cannot be installed: {error}")
+    return found
+
+
+def _measure(runner: Runner, parts: Sequence[str], report: Report) -> None:
+    """One sample of each figure; what fails is remarked upon, and the rest goes on."""
+    peer = runner.peer
+    for part in parts:
         if part in COLD:
-            found |= COLD[part](peer)
-    if parts := [part for part in wanted if part in WARM]:
-        found |= warm(peer, folder, parts)
-    for figure, value in found.items():
-        samples[figure][peer].append(value)
+            try:
+                report.add(peer, COLD[part](runner))
+            except FailedError as error:
+                report.remark(f"{part}: {error}")
+    together = [part for part in parts if part in WARM and part not in _ALONE]
+    for process in (together, *([part] for part in parts if part in _ALONE)):
+        if process:
+            try:
+                for why in runs.warm(runner, process, lambda found: report.add(peer, found)):
+                    report.remark(why)
+            except FailedError as error:
+                report.remark(str(error))
 
 
-def _machine() -> str:
-    return (
-        f"[{os.cpu_count()} CPUs, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f}]"
+def _draw(report: Report, picture: Path) -> None:
+    """Have the chart drawn, by an interpreter that has matplotlib."""
+    try:
+        python = environments.interpreter("matplotlib")
+    except CannotInstallError as error:
+        print(f"no picture: matplotlib cannot be installed: {error}", file=sys.stderr)
+        return
+    load = f"Load {report.load_before:.1f} before, {report.load_after:.1f} after."
+    footnote = f"{report.heading.replace('`', '')}\n{load} Points: medians; lines: least..most."
+    given = {"footnote": footnote, "samples": report.samples, "peers": list(report.peers)}
+    execute(
+        [str(python), "-m", "benchmarks.picture", str(picture.absolute())],
+        input=json.dumps(given),
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
     )
-
-
-def _print(samples: Samples, peers: list[str]) -> None:
-    """Median of the rounds with the least and the most; and dayfly over the floor."""
-    header = ["", *peers] + (["dayfly/floor"] if {"floor", "dayfly"} <= set(peers) else [])
-    lines = [header]
-    for figure, by_peer in samples.items():
-        line = [figure, *(_cell(by_peer[peer]) for peer in peers)]
-        if len(header) > len(peers) + 1:
-            line.append(_ratio(by_peer["dayfly"], by_peer["floor"]))
-        lines.append(line)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        print("  ".join(cells).rstrip())
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    middle = _number(statistics.median(values))
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({_number(min(values))}..{_number(max(values))})"
-
-
-def _ratio(ours: list[float], floor: list[float]) -> str:
-    if not ours or not floor:
-        return "-"
-    return f"{_number(statistics.median(ours) / statistics.median(floor))}x"
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
 
 
 if __name__ == "__main__":

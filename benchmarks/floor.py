@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import pickle
 import socket
 import struct
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,25 @@ async def run(
 
     await asyncio.gather(*(feed(*connection) for connection in connections))
     return results
+
+
+async def total(
+    connections: Connections, fn: Callable[[Any], Any], items: Iterable[Any], batch: int
+) -> int:
+    """The sum of what the calls return; items are read as they are needed, results not kept."""
+    waiting = iter(items)
+    found = 0
+
+    async def feed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal found
+        while taken := list(itertools.islice(waiting, batch)):
+            data = dumps((fn, [dumps(item) for item in taken]))
+            writer.write(HEAD.pack(len(data)) + data)
+            (size,) = HEAD.unpack(await reader.readexactly(HEAD.size))
+            found += sum(map(loads, loads(await reader.readexactly(size))))
+
+    await asyncio.gather(*(feed(*connection) for connection in connections))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,49 +1,67 @@
-"""What is measured. Each measure gives one sample of each of its figures for one peer."""
+"""What is measured of a peer that is open and warm; each measure gives one sample."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
-from benchmarks import floor
-from benchmarks.peers import Peer, open_peer, purge
+from benchmarks import figures
+from benchmarks.peers import MANY, Dayfly, Peer, Streaming, open_dayfly
 from benchmarks.work import (
-    BLOBS,
+    LARGE_BLOB,
+    LARGE_BLOBS,
     PROCESSES,
     SLEEP,
     SLEEPS,
     blobs,
+    doze,
+    durations,
     echo,
+    large_blobs,
     nap,
     nothing,
 )
 
-PEERS = ("floor", "pool", "dayfly")
-#: Calls in a row whose latency is taken.
-CALLS = 300
-#: Interpreters started for one sample of the import time.
-IMPORTS = 5
+#: Calls in a row whose latency is taken; fewer once they have taken this many seconds.
+CALLS: Final = 300
+CALLS_SECONDS: Final = 20.0
+#: Items of a generator, and of the one whose memory is compared.
+STREAMED: Final = 1_000_000
+STREAMED_BEFORE: Final = 10_000
+#: Calls for 40 workers: 2 s each.
+NAPS: Final = MANY * 40
+#: Large objects in flight at once where the storage works alone.
+_LANES: Final = 4
 
 #: Name of a figure -> one sample.
 Sample = Mapping[str, float]
 
 
+class WrongAnswerError(Exception):
+    """A peer did not give what the function returns; a wrong answer is no answer."""
+
+
+def check(found: object, right: object) -> None:
+    """Refuse a wrong answer."""
+    if found != right:
+        raise WrongAnswerError(f"got {found!r:.80} instead of {right!r:.80}")
+
+
 async def warm_call(peer: Peer) -> Sample:
     """One call at a time."""
-    taken = []
-    for number in range(CALLS):
+    taken: list[float] = []
+    while len(taken) < CALLS and (len(taken) < 3 or sum(taken) < CALLS_SECONDS * 1e3):
         began = time.perf_counter()
-        await peer.call(nothing, number)
-        taken.append((time.perf_counter() - began) * 1e3)
-    cuts = statistics.quantiles(taken, n=100)
-    return {"warm call, median (ms)": cuts[49], "warm call, p99 (ms)": cuts[98]}
+        result = await peer.call(nothing, len(taken))
+        elapsed = time.perf_counter() - began
+        check(result, len(taken))
+        taken.append(elapsed * 1e3)
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    return {figures.CALL: cuts[49], figures.CALL_P99: cuts[98]}
 
 
 def throughput(count: int) -> Callable[[Peer], Awaitable[Sample]]:
@@ -51,13 +69,35 @@ def throughput(count: int) -> Callable[[Peer], Awaitable[Sample]]:
 
     async def measure(peer: Peer) -> Sample:
         items = range(count)
-        began = time.perf_counter()
+        processor, began = time.process_time(), time.perf_counter()
         results = await peer.map(nothing, items)
-        taken = time.perf_counter() - began
-        assert results == list(items)  # noqa: S101  # a wrong answer is no answer
-        return {f"{count:,} no-op calls (calls/s)": count / taken}
+        taken, busy = time.perf_counter() - began, time.process_time() - processor
+        check(results == list(items), right=True)
+        found = {figures.calls(count): count / taken}
+        return found | {figures.CLIENT_CPU: busy} if count == 10_000 else found
 
     return measure
+
+
+async def stream(peer: Streaming) -> Sample:
+    """A generator whose results are added up as they come."""
+    await _total(peer, STREAMED_BEFORE)
+    before = peak_memory()
+    began = time.perf_counter()
+    await _total(peer, STREAMED)
+    taken = time.perf_counter() - began
+    return {figures.STREAM: STREAMED / taken, figures.STREAM_MEMORY: peak_memory() - before}
+
+
+async def _total(peer: Streaming, count: int) -> None:
+    check(await peer.total(nothing, (number for number in range(count)), count), sum(range(count)))
+
+
+def peak_memory() -> float:
+    """The most that this process has held in memory, in MB."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1e3
 
 
 async def data(peer: Peer) -> Sample:
@@ -66,17 +106,74 @@ async def data(peer: Peer) -> Sample:
     began = time.perf_counter()
     results = await peer.map(echo, items)
     taken = time.perf_counter() - began
-    assert results == items  # noqa: S101  # a wrong answer is no answer
-    travelled = 2 * sum(map(len, items)) / 1e6
-    return {f"{BLOBS:,} x 100 kB, there and back (MB/s)": travelled / taken}
+    check(results == items, right=True)
+    return {figures.DATA: 2 * sum(map(len, items)) / 1e6 / taken}
 
 
 async def efficiency(peer: Peer) -> Sample:
     """The ideal time over the actual one, for calls of 50 ms."""
-    ideal = SLEEPS * SLEEP / PROCESSES
     began = time.perf_counter()
-    await peer.map(nap, range(SLEEPS))
-    return {f"{SLEEPS} x 50 ms (ideal/actual)": ideal / (time.perf_counter() - began)}
+    results = await peer.map(nap, range(SLEEPS))
+    taken = time.perf_counter() - began
+    check(results, list(range(SLEEPS)))
+    return {figures.EFFICIENCY: SLEEPS * SLEEP / PROCESSES / taken}
+
+
+async def mixed(peer: Peer) -> Sample:
+    """The same, for calls that differ: one that is begun late, or behind another, is seen."""
+    items = durations()
+    began = time.perf_counter()
+    results = await peer.map(doze, items)
+    taken = time.perf_counter() - began
+    check(results, items)
+    return {figures.MIXED: sum(items) / PROCESSES / taken}
+
+
+async def storage(peer: Peer) -> Sample:
+    """100 values of 10 MB there and back, and the same puts and gets by the storage alone."""
+    if not isinstance(peer, Dayfly):
+        raise TypeError(peer)
+    right = list(large_blobs())
+    seen = 0
+    began = time.perf_counter()
+    async for index, result in peer.each(echo, right):
+        check(result == right[index], right=True)
+        seen += 1
+    through = time.perf_counter() - began
+    check(seen, LARGE_BLOBS)
+    alone = await _alone(peer, right)
+    travelled = 2 * LARGE_BLOBS * LARGE_BLOB / 1e6
+    return {figures.STORAGE: travelled / through, figures.STORAGE_RATIO: alone / through}
+
+
+async def _alone(peer: Dayfly, values: list[bytes]) -> float:
+    """Seconds for items that are put and got, and then results; some of them at once."""
+    keys = iter([f"bench/{way}/{number}" for way in "io" for number in range(len(values))])
+    held = iter(values * 2)
+
+    async def lane() -> None:
+        for key in keys:
+            value = next(held)
+            await peer.storage.put_object(key, value)
+            check(await peer.storage.get_object(key) == value, right=True)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(_LANES)))
+    taken = time.perf_counter() - began
+    await peer.storage.delete_objects(
+        [f"bench/{way}/{number}" for way in "io" for number in range(len(values))]
+    )
+    return taken
+
+
+async def many(folder: Path) -> Sample:
+    """40 workers of one process each: calls that sleep, 2 s of them for each."""
+    async with open_dayfly(folder, many=True) as peer:
+        began = time.perf_counter()
+        results = await peer.map(nap, range(NAPS))
+        taken = time.perf_counter() - began
+    check(results, list(range(NAPS)))
+    return {figures.MANY: NAPS * SLEEP / MANY / taken}
 
 
 #: Measures of a peer that is open and warm, by the name that ``--only`` takes.
@@ -87,73 +184,7 @@ WARM: Mapping[str, Callable[[Peer], Awaitable[Sample]]] = {
     "calls_100k": throughput(100_000),
     "data": data,
     "efficiency": efficiency,
-}
-
-
-def warm(name: str, folder: Path, wanted: Sequence[str]) -> Sample:
-    """Open a peer, warm it by one small map, and take one sample of each measure."""
-
-    async def measure(sockets: Sequence[str]) -> dict[str, float]:
-        samples: dict[str, float] = {}
-        async with open_peer(name, folder, sockets) as peer:
-            await peer.map(nothing, range(100))
-            for measure in wanted:
-                samples |= await WARM[measure](peer)
-        return samples
-
-    with ExitStack() as stack:
-        sockets: list[str] = []
-        if name == "floor":
-            sockets = stack.enter_context(floor.workers(folder, PROCESSES))
-        return asyncio.run(measure(sockets))
-
-
-def first_result(name: str) -> Sample:
-    """A new client process to its first result: from nothing, and on a cluster that is up."""
-    samples = {}
-    with tempfile.TemporaryDirectory(prefix="dayfly-bench-") as folder, ExitStack() as stack:
-        if name == "dayfly":
-            stack.callback(purge, Path(folder))
-        samples["first result from nothing (s)"] = _time_first(name, folder, "cold")
-        if name == "floor":
-            stack.enter_context(floor.workers(Path(folder), PROCESSES))
-        if name != "pool":  # a pool ends with its client
-            samples["first result, warm cluster (s)"] = _time_first(name, folder, "warm")
-    return samples
-
-
-def _time_first(name: str, folder: str, state: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.first", name, folder, state]
-    began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # noqa: S101  # it is a pipe
-        for line in process.stdout:
-            if line == "first\n":
-                taken = time.perf_counter() - began
-                process.communicate()
-                return taken
-    raise SystemExit(f"{' '.join(command)} ended without a result")
-
-
-def import_time(name: str) -> Sample:
-    """What an interpreter takes longer with the import than without."""
-    statement = {
-        "floor": "import asyncio",
-        "pool": "import multiprocessing.pool",
-        "dayfly": "from dayfly import FunctionExecutor",
-    }[name]
-
-    def run(code: str) -> float:
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        return (time.perf_counter() - began) * 1e3
-
-    taken = [run(statement) - run("pass") for _ in range(IMPORTS)]
-    return {"import, over bare python (ms)": statistics.median(taken)}
-
-
-#: Measures that start processes of their own.
-COLD: Mapping[str, Callable[[str], Sample]] = {
-    "first_result": first_result,
-    "import_time": import_time,
+    "mixed": mixed,
+    "stream": stream,  # type: ignore[dict-item]  # only asked of peers that can
+    "storage": storage,
 }

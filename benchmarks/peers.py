@@ -1,22 +1,38 @@
-"""The three that are measured, behind one face."""
+"""All that are measured, behind one face."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import multiprocessing.pool
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from benchmarks import floor
-from benchmarks.work import PROCESSES
+from benchmarks import floor, libraries, tunnel
+from benchmarks.work import PROCESSES, nap
 
 #: The most calls that the floor sends at once.
 LARGEST_BATCH = 500
+#: Workers of one process, where there are many of them.
+MANY = 40
 
 Fn = Callable[[Any], Any]
+
+#: What a user of each peer imports. ``tunnel`` is a floor for one call and has no map.
+IMPORTS: Final[Mapping[str, str]] = {
+    "floor": "import asyncio",
+    "tunnel": "import asyncio, asyncssh",
+    "executor": "from concurrent.futures import ProcessPoolExecutor",
+    "pool": "import multiprocessing.pool",
+    "joblib": "import joblib",
+    "mpire": "from mpire import WorkerPool",
+    "ray": "import ray",
+    "dask": "from distributed import Client, LocalCluster",
+    "parsl": "import parsl; from parsl.executors import HighThroughputExecutor",
+    "lithops": "from lithops import FunctionExecutor",
+    "dayfly": "from dayfly import FunctionExecutor",
+}
+PEERS: Final = tuple(IMPORTS)
 
 
 class Peer(Protocol):
@@ -31,19 +47,39 @@ class Peer(Protocol):
         ...
 
 
-class Pool:
-    """``multiprocessing.Pool``, which has no road to another machine."""
+class Streaming(Peer, Protocol):
+    """A peer that also hands out results before it has read all of the items."""
 
-    def __init__(self, pool: multiprocessing.pool.Pool) -> None:
-        self._pool = pool
+    async def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:
+        """The sum of what the calls return, added up as they come."""
+        ...
+
+
+class Blocking:
+    """A library that blocks the loop, which has nothing else to do."""
+
+    def __init__(self, library: libraries.Library) -> None:
+        self._library = library
 
     async def call(self, fn: Fn, item: object) -> object:
-        """One call; blocks the loop, which has nothing else to do."""
-        return self._pool.apply(fn, (item,))
+        """One call."""
+        return self._library.call(fn, item)
 
     async def map(self, fn: Fn, items: Sequence[Any]) -> list[Any]:
         """Many."""
-        return self._pool.map(fn, items)
+        return self._library.map(fn, items)
+
+
+class BlockingStream(Blocking):
+    """One of those that can read items as they are needed."""
+
+    def __init__(self, library: libraries.Streaming) -> None:
+        super().__init__(library)
+        self._streaming = library
+
+    async def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:
+        """The sum of the results."""
+        return self._streaming.total(fn, items, count)
 
 
 class Floor:
@@ -62,12 +98,21 @@ class Floor:
         batch = min(LARGEST_BATCH, max(1, len(items) // (PROCESSES * 25)))
         return await floor.run(self._connections, fn, items, batch)
 
+    async def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:  # noqa: ARG002
+        """The sum of the results."""
+        return await floor.total(self._connections, fn, items, LARGEST_BATCH)
+
 
 class Dayfly:
     """dayfly on the embedded cloud: two VMs of two processes, and a master."""
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
+
+    @property
+    def storage(self) -> Any:
+        """Where large values go."""
+        return self._executor.storage
 
     async def call(self, fn: Fn, item: object) -> object:
         """One call."""
@@ -77,17 +122,48 @@ class Dayfly:
         """Many."""
         return list(await self._executor.map(fn, items))
 
+    async def each(self, fn: Fn, items: Iterable[Any]) -> AsyncIterator[tuple[int, Any]]:
+        """Index and result, as they come."""
+        async for outcome in self._executor.map(fn, items).as_completed():
+            yield outcome.index, outcome.result()
 
-def settings(folder: Path) -> dict[str, dict[str, Any]]:
-    """A configuration whose cloud and storage are below ``folder``: 4 processes on 2 VMs."""
+    async def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:  # noqa: ARG002
+        """The sum of the results."""
+        found = 0
+        async for outcome in self._executor.map(fn, items).as_completed():
+            found += outcome.result()
+        return found
+
+
+def settings(folder: Path, *, many: bool = False) -> dict[str, dict[str, Any]]:
+    """A configuration whose cloud and storage are below ``folder``.
+
+    Args:
+        folder: Where they are.
+        many: 40 VMs of one process instead of two of two.
+    """
+    processes, workers = (1, MANY) if many else (PROCESSES // 2, 2)
     return {
         "localhost": {
             "directory": str(folder / "cloud"),
             "storage_directory": str(folder / "storage"),
-            "worker_instance_type": f"local.{PROCESSES // 2}",
-            "max_workers": 2,
+            "worker_instance_type": f"local.{processes}",
+            "max_workers": workers,
         }
     }
+
+
+@contextmanager
+def started(name: str, folder: Path) -> Iterator[list[str]]:
+    """What the floors need before there is a client: their processes; gives their sockets."""
+    with ExitStack() as stack:
+        sockets: list[str] = []
+        if name == "floor":
+            sockets = stack.enter_context(floor.workers(folder, PROCESSES))
+        elif name == "tunnel":
+            worker = stack.enter_context(floor.workers(folder, 1))
+            sockets = stack.enter_context(tunnel.servers(folder, worker[0]))
+        yield sockets
 
 
 @asynccontextmanager
@@ -95,28 +171,37 @@ async def open_peer(name: str, folder: Path, sockets: Sequence[str]) -> AsyncIte
     """Open a peer.
 
     Args:
-        name: ``pool``, ``floor`` or ``dayfly``.
+        name: One of :data:`PEERS`.
         folder: Where its files are.
-        sockets: Of the floor's workers.
+        sockets: Of what was :func:`started`.
     """
-    if name == "pool":
-        pool = multiprocessing.get_context("fork").Pool(PROCESSES)
-        try:
-            yield Pool(pool)
-        finally:
-            pool.terminate()
-            pool.join()
+    if name in libraries.OPEN:
+        with libraries.OPEN[name](folder) as library:
+            streams = hasattr(library, "total")
+            yield BlockingStream(library) if streams else Blocking(library)  # type: ignore[arg-type]
     elif name == "floor":
         connections = await floor.connect(sockets)
         yield Floor(connections)
         for _, writer in connections:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for _, writer in connections))
+    elif name == "tunnel":
+        async with tunnel.connect(folder, *sockets) as connection:
+            yield Floor([connection])
     else:
-        from dayfly import FunctionExecutor
+        async with open_dayfly(folder) as dayfly:
+            yield dayfly
 
-        async with FunctionExecutor(config=settings(folder), progress=False) as executor:
-            yield Dayfly(executor)
+
+@asynccontextmanager
+async def open_dayfly(folder: Path, *, many: bool = False) -> AsyncIterator[Dayfly]:
+    """Open dayfly, and have all of its machines up."""
+    from dayfly import FunctionExecutor
+
+    async with FunctionExecutor(config=settings(folder, many=many), progress=False) as executor:
+        if many:
+            await executor.map(nap, range(MANY * 10))
+        yield Dayfly(executor)
 
 
 def purge(folder: Path) -> None:
