@@ -58,8 +58,8 @@ def main(target: str) -> None:
     for ax, (title, name, good) in zip(axes.flat, panels, strict=False):
         panel(ax, f"{title} ({good} is better)", given["samples"][name], given["peers"])
     figure.suptitle(
-        "dayfly (master and two VMs, through SSH) beside its peers on the same machine, 4 processes each; "
-        "logarithmic but for ideal/actual",
+        "dayfly (master and two VMs, through SSH) beside its peers on the same machine, "
+        "4 processes each; logarithmic but for ideal/actual",
         fontsize=11,
     )
     figure.text(0.01, 0.005, given["footnote"], fontsize=7, va="bottom", family="monospace")

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from benchmarks import figures
 from benchmarks.figures import Aim
 
+#: Peers of which every figure has its ratio in the table.
+_BESIDE = ("floor", "ray")
+
 #: Figure -> peer -> one sample per round.
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -51,19 +54,20 @@ class Report:
 
 def markdown(report: Report) -> str:
     """The whole report."""
-    head = ["", *report.peers]
-    lines = [
-        [figure, *(cell(report.samples[figure].get(peer, ())) for peer in report.peers)]
-        for figure in figures.ORDER
-        if figure in report.samples
-    ]
+    others = [peer for peer in _BESIDE if {peer, "dayfly"} <= set(report.peers)]
+    head = ["", *report.peers, *(f"dayfly/{peer}" for peer in others)]
+    lines = []
+    for figure, middle in report.medians().items():
+        line = [figure, *(cell(report.samples[figure].get(peer, ())) for peer in report.peers)]
+        ratios = [reached(Aim(figure, peer=peer), {figure: middle}) for peer in others]
+        lines.append(line + [f"{number(ratio)}x" if ratio else "-" for ratio in ratios])
     load = f"Load {report.load_before:.1f} before and {report.load_after:.1f} after."
     blocks = [
         f"{report.heading} {load} Medians (least..most); `-`: not measured.",
         _grid(head, lines),
     ]
-    if reached := list(aims(report.medians())):
-        blocks.append(_grid(["dayfly's", "is", "aim", ""], reached))
+    if judged := list(aims(report.medians())):
+        blocks.append(_grid(["dayfly's", "is", "aim", ""], judged))
     if report.remarks:
         blocks.append("\n".join(f"* {remark}" for remark in report.remarks))
     return "\n\n".join(blocks) + "\n"

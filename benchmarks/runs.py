@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,8 +48,16 @@ class Runner:
     environment: Mapping[str, str]
 
     @contextmanager
-    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A process of its own group, all of which is gone afterwards."""
+    def start(self, *arguments: str, folder: Path | None) -> Iterator[subprocess.Popen[str]]:
+        """A process of its own group, all of which is gone afterwards.
+
+        Args:
+            arguments: Of the interpreter.
+            folder: Where a library finds its home, and leaves what it leaves.
+        """
+        environment = dict(self.environment)
+        if folder is not None and self.peer in REQUIREMENTS:
+            environment |= {"HOME": str(folder), "TMPDIR": str(folder)}
         with (
             tempfile.TemporaryFile("w+") as errors,
             subprocess.Popen(
@@ -57,7 +66,7 @@ class Runner:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=dict(self.environment),
+                env=environment,
                 cwd=_ROOT,
                 start_new_session=True,
             ) as process,
@@ -122,7 +131,7 @@ def warm(
     left_out = []
     with folder_for(run.peer) as folder:
         arguments = ["-m", "benchmarks.peerside", run.peer, str(folder), *parts]
-        with run.start(*arguments) as process:
+        with run.start(*arguments, folder=folder) as process:
             output, late = _listen(process, _PATIENCE)
             for line in output.splitlines():
                 told = json.loads(line)
@@ -159,10 +168,15 @@ def first_result(run: Runner) -> dict[str, float]:
 
 def _time_first(run: Runner, folder: Path, state: str) -> float:
     began = time.perf_counter()
-    with run.start("-m", "benchmarks.first", run.peer, str(folder), state) as process:
+    with run.start(
+        "-m", "benchmarks.first", run.peer, str(folder), state, folder=folder
+    ) as process:
         assert process.stdout is not None  # noqa: S101  # it is a pipe
+        late = threading.Timer(_FIRST_PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
         found = process.stdout.readline()
         taken = time.perf_counter() - began
+        late.cancel()
         process.communicate(timeout=_FIRST_PATIENCE)
     if found != "first\n":
         raise FailedError(f"{run.peer}: ended without a first result")
@@ -174,7 +188,7 @@ def import_time(run: Runner) -> dict[str, float]:
 
     def execute(code: str) -> tuple[float, str]:
         began = time.perf_counter()
-        with run.start("-c", code) as process:
+        with run.start("-c", code, folder=None) as process:
             output, _ = process.communicate(timeout=_FIRST_PATIENCE)
         return (time.perf_counter() - began) * 1e3, output
 

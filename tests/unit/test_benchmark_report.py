@@ -32,6 +32,7 @@ def test_a_peer_that_failed_is_named_and_the_table_has_the_others() -> None:
     lines = markdown(report).splitlines()
     (line,) = [line for line in lines if line.startswith(f"| {figures.CALL}")]
     assert [part.strip() for part in line.split("|")[2:5]] == ["0.1", "-", "2"]
+    assert line.split("|")[5].strip() == "20x"
     assert lines.count("* ray: cannot be installed: no wheel") == 1
 
 
