@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ _ALONE: Final = ("stream", "storage", "many")
 def main() -> None:
     """Measure what is asked for; peers take turns within each round, so noise is shared."""
     options = _options()
+    # Whoever is told to end ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = Report(_heading(options), [], load_before=os.getloadavg()[0])
     runners = list(_installed(options.peers, report))
     report.peers = [runner.peer for runner in runners]
@@ -77,7 +80,7 @@ def _installed(wanted: Sequence[str], report: Report) -> list[Runner]:
             try:
                 found.append(runs.runner(peer))
             except CannotInstallError as error:
-                report.remark(f"{peer}: cannot be installed: {error}")
+                report.remark(peer, f"cannot be installed: {error}")
     return found
 
 
@@ -89,15 +92,17 @@ def _measure(runner: Runner, parts: Sequence[str], report: Report) -> None:
             try:
                 report.add(peer, COLD[part](runner))
             except FailedError as error:
-                report.remark(f"{part}: {error}")
+                report.remark(f"{peer}, {part}", str(error))
     together = [part for part in parts if part in WARM and part not in _ALONE]
     for process in (together, *([part] for part in parts if part in _ALONE)):
         if process:
             try:
-                for why in runs.warm(runner, process, lambda found: report.add(peer, found)):
-                    report.remark(why)
+                left_out = runs.warm(runner, process, lambda found: report.add(peer, found))
             except FailedError as error:
-                report.remark(str(error))
+                report.remark(f"{peer}, {process[0]} ff.", str(error))
+            else:
+                for part, why in left_out.items():
+                    report.remark(f"{peer}, no {part}", why)
 
 
 def _draw(report: Report, picture: Path) -> None:

@@ -24,8 +24,8 @@ class Report:
     heading: str
     peers: Sequence[str]
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    #: Why something is missing, each once.
-    remarks: list[str] = field(default_factory=list)
+    #: What is missing, and why.
+    remarks: dict[str, str] = field(default_factory=dict)
     load_before: float = 0.0
     load_after: float = 0.0
 
@@ -34,10 +34,9 @@ class Report:
         for figure, value in found.items():
             self.samples.setdefault(figure, {}).setdefault(peer, []).append(value)
 
-    def remark(self, text: str) -> None:
-        """Keep a reason."""
-        if text not in self.remarks:
-            self.remarks.append(text)
+    def remark(self, what: str, why: str) -> None:
+        """Keep the first reason why something is missing."""
+        self.remarks.setdefault(what, why)
 
     def medians(self) -> dict[str, dict[str, float]]:
         """Figure -> peer -> median, in the table's order."""
@@ -69,7 +68,7 @@ def markdown(report: Report) -> str:
     if judged := list(aims(report.medians())):
         blocks.append(_grid(["dayfly's", "is", "aim", ""], judged))
     if report.remarks:
-        blocks.append("\n".join(f"* {remark}" for remark in report.remarks))
+        blocks.append("\n".join(f"* {what}: {why}" for what, why in report.remarks.items()))
     return "\n\n".join(blocks) + "\n"
 
 

@@ -74,7 +74,7 @@ class Runner:
             try:
                 yield process
             except subprocess.TimeoutExpired as error:
-                raise FailedError(f"{self.peer}: not done in {error.timeout:.0f} s") from error
+                raise FailedError(f"not done in {error.timeout:.0f} s") from error
             finally:
                 with contextlib.suppress(ProcessLookupError):  # all of it has ended by itself
                     os.killpg(process.pid, signal.SIGKILL)
@@ -82,7 +82,7 @@ class Runner:
                 errors.seek(0)
                 said = errors.read().split("\n")
                 last = next((line for line in reversed(said) if line.strip()), "")
-                raise FailedError(f"{self.peer}: ended with {process.returncode}: {last[:200]}")
+                raise FailedError(f"ended with {process.returncode}: {last[:200]}")
 
 
 def runner(peer: str) -> Runner:
@@ -117,7 +117,7 @@ def folder_for(peer: str) -> Iterator[Path]:
 
 def warm(
     run: Runner, parts: Sequence[str], keep: Callable[[Mapping[str, float]], None]
-) -> list[str]:
+) -> dict[str, str]:
     """Measure a peer that is open; gives why parts were left out.
 
     Args:
@@ -128,7 +128,7 @@ def warm(
     Raises:
         FailedError: It failed on the way.
     """
-    left_out = []
+    left_out = {}
     with folder_for(run.peer) as folder:
         arguments = ["-m", "benchmarks.peerside", run.peer, str(folder), *parts]
         with run.start(*arguments, folder=folder) as process:
@@ -138,7 +138,7 @@ def warm(
                 if "figure" in told:
                     keep({told["figure"]: told["value"]})
                 else:
-                    left_out.append(f"{run.peer}: no {told['part']}: {told['left_out']}")
+                    left_out[told["part"]] = told["left_out"]
             if late:
                 raise late
     return left_out
@@ -179,7 +179,7 @@ def _time_first(run: Runner, folder: Path, state: str) -> float:
         late.cancel()
         process.communicate(timeout=_FIRST_PATIENCE)
     if found != "first\n":
-        raise FailedError(f"{run.peer}: ended without a first result")
+        raise FailedError("ended without a first result")
     return taken
 
 

@@ -27,8 +27,8 @@ def test_a_peer_that_failed_is_named_and_the_table_has_the_others() -> None:
     report = Report("today", ["floor", "ray", "dayfly"])
     report.add("floor", {figures.CALL: 0.1})
     report.add("dayfly", {figures.CALL: 2.0})
-    report.remark("ray: cannot be installed: no wheel")
-    report.remark("ray: cannot be installed: no wheel")
+    report.remark("ray", "cannot be installed: no wheel")
+    report.remark("ray", "cannot be installed: no wheel, again")
     lines = markdown(report).splitlines()
     (line,) = [line for line in lines if line.startswith(f"| {figures.CALL}")]
     assert [part.strip() for part in line.split("|")[2:5]] == ["0.1", "-", "2"]
@@ -55,7 +55,7 @@ def test_an_aim_over_another_figure_of_dayfly_takes_that() -> None:
 
 
 def test_a_slow_peer_is_spared_what_would_take_minutes() -> None:
-    assert "782 calls/s" in figures.too_slow("calls_100k", 782)
+    assert "782 no-op calls/s" in figures.too_slow("calls_100k", 782)
     assert not figures.too_slow("calls_10k", 782)
     assert not figures.too_slow("warm_call", 1)
 
