@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -73,6 +72,8 @@ class _Pool:
 @contextmanager
 def pool(folder: Path) -> Iterator[Library]:  # noqa: ARG001
     """``multiprocessing.Pool``."""
+    import multiprocessing
+
     pool = multiprocessing.get_context("fork").Pool(PROCESSES)
     try:
         yield _Pool(pool)
