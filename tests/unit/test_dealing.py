@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -113,3 +114,31 @@ def test_when_the_worker_that_was_to_hand_calls_back_goes_silent_another_is_aske
     (other,) = {"w1", "w2"} - set(asked)
     actions = story.tell(e.WorkerAway(worker=asked[0]))
     assert [type(message) for message in told(actions, other)] == [m.Recall]
+
+
+def work_of_an_outcome(idle: int) -> int:
+    """The functions that are called as an outcome comes, while so many workers have nothing."""
+    story = Story()
+    job = spec(chunksize=50)
+    story.worker("busy", job)
+    story.job(job, 50)
+    for number in range(idle):
+        story.worker(f"idle {number}", job)
+    assert any(isinstance(each, m.Recall) for each in told(story.actions, "busy"))
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        story.done("busy", 0)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def test_an_outcome_costs_no_more_among_a_thousand_idle_workers_than_among_ten() -> None:
+    assert work_of_an_outcome(idle=1000) == work_of_an_outcome(idle=10)

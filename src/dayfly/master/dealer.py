@@ -184,14 +184,14 @@ class Dealer:
                 self._recall(group, needy, out)
 
     def _recall(self, group: Group, needy: Worker, out: Actions) -> None:
-        donors = [w for w in group.workers.values() if w.ready and w.queued and not w.recalled]
-        for donor in sorted(donors, key=lambda worker: worker.queued, reverse=True):
+        donors = group.donors.values()
+        for donor in sorted(donors, key=lambda worker: (-worker.queued, worker.number)):
             jobs = [self._jobs[job_id] for job_id in donor.jobs if job_id not in donor.begun]
             job = max(jobs, key=lambda job: job.ledger.held_by(donor.number), default=None)
             if job is not None and job.ledger.held_by(donor.number):
                 free = needy.processes - needy.held
                 count = min(donor.queued, max(free, -(-donor.queued // 2)))
-                donor.recalled = count
+                self._roster.recall(donor, count)
                 recall = m.Recall(job=job.spec.id, count=count)
                 out.append(e.Tell(worker=donor.name, message=recall))
                 return
@@ -200,7 +200,7 @@ class Dealer:
         """A worker has answered a recall; of a job that gave too few it has begun the rest."""
         if count < worker.recalled and job in worker.jobs:
             worker.begun.add(job)
-        worker.recalled = 0
+        self._roster.recall(worker, 0)
 
     def engage(self, worker: Worker, job: Job, out: Actions) -> None:
         """A worker takes part in a job, and has calls of it that it has not begun."""

@@ -68,6 +68,7 @@ class Group:
     Attributes:
         hungry: Open workers with a free process, the one that waits longest first.
         kept: Workers that are kept for calls that are handed out alone.
+        donors: Workers with queued calls, of whom none has been asked back that is not answered.
         unfit: Workers that cannot serve each of its jobs.
         queued: The sum over workers of their queued calls.
         ready: How many workers serve.
@@ -80,6 +81,7 @@ class Group:
         self.jobs: dict[str, None] = {}
         self.hungry: dict[str, Worker] = {}
         self.kept: dict[str, Worker] = {}
+        self.donors: dict[str, Worker] = {}
         self.unfit: dict[str, Worker] = {}
         self.queued = 0
         self.ready = 0
@@ -150,6 +152,7 @@ class Roster:
         del group.workers[worker.name]
         group.hungry.pop(worker.name, None)
         group.kept.pop(worker.name, None)
+        group.donors.pop(worker.name, None)
         group.unfit.pop(worker.name, None)
         self._leaving.pop(worker.name, None)
         group.returning.pop(worker.name, None)
@@ -195,6 +198,15 @@ class Roster:
             group.hungry.pop(worker.name, None)
         elif worker.name not in group.hungry:
             group.hungry[worker.name] = worker
+        self.recall(worker, worker.recalled)
+
+    def recall(self, worker: Worker, count: int) -> None:
+        """A worker is asked to hand back so many calls; it has answered when that is none."""
+        worker.recalled = count
+        if worker.ready and worker.queued and not count:
+            worker.group.donors[worker.name] = worker
+        else:
+            worker.group.donors.pop(worker.name, None)
 
     def drain(self, worker: Worker) -> None:
         """A worker takes no more."""
