@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -72,12 +73,12 @@ def main() -> None:
                 tempfile.TemporaryDirectory(prefix="dayfly-scale-") as folder,
                 stage(Path(folder), instances, options.boot) as played,
             ):
-                profiled = options.profile and largest
-                fleet = _fleet(played, instances, 0 if number else options.idle, profiled)
+                looks = options.looks if largest else []
+                fleet = _fleet(played, instances, 0 if number else options.idle, looks)
                 if not number:
                     fleets.append(fleet)
                     _print_fleet(fleet, first=len(fleets) == 1)
-                cells.append(_cell(played, instances, calls, profiled))
+                cells.append(_cell(played, instances, calls, looks))
                 _print_cell(cells[-1], first=number == 0)
     print(f"load at the end: {os.getloadavg()[0]:.1f}")
     title = f"python -m benchmarks.scale, {time.strftime('%Y-%m-%d')}, {_machine()}"
@@ -95,17 +96,19 @@ def _options() -> argparse.Namespace:
     add("--calls", nargs="+", type=int, default=CALLS, help="100 1000 10000 100000 1000000")
     add("--boot", type=float, default=0.0, metavar="S", help="seconds that a VM takes to boot (0)")
     add("--idle", type=float, default=IDLE, metavar="S", help=f"seconds of rest ({IDLE:g})")
-    add("--profile", action="store_true", help="tell where the master's time goes, largest cell")
+    for name, what in (("profile", "where the time goes"), ("watch", "what blocks the loops")):
+        text = f"tell {what}, in the largest cell"
+        add(f"--{name}", dest="looks", action="append_const", const=name, default=[], help=text)
     add("--picture", type=Path, metavar="FILE.png", help="draw it")
     add("--json", type=Path, metavar="FILE.json", help="write the figures")
     return parser.parse_args()
 
 
-def _fleet(played: Stage, instances: int, idle: float, profiled: bool) -> Fleet:
+def _fleet(played: Stage, instances: int, idle: float, looks: Sequence[str]) -> Fleet:
     empty, *_ = played.read()
-    _profile(played, profiled)
+    _look(played, looks)
     seconds = played.bring_up(instances)
-    _profile(played, profiled, f"{instances:,} workers are brought up")
+    _look(played, looks, f"{instances:,} workers are brought up")
     master, client, _ = played.read()
     return Fleet(
         instances=instances,
@@ -117,12 +120,12 @@ def _fleet(played: Stage, instances: int, idle: float, profiled: bool) -> Fleet:
     )
 
 
-def _cell(played: Stage, instances: int, calls: int, profiled: bool) -> Cell:
-    _profile(played, profiled)
+def _cell(played: Stage, instances: int, calls: int, looks: Sequence[str]) -> Cell:
+    _look(played, looks)
     played.read()
     seconds = played.client.ask("map", calls)
     master, client, players = played.read()
-    _profile(played, profiled, f"{calls:,} calls on {instances:,} workers")
+    _look(played, looks, f"{calls:,} calls on {instances:,} workers")
     return Cell(
         instances=instances,
         calls=calls,
@@ -133,14 +136,13 @@ def _cell(played: Stage, instances: int, calls: int, profiled: bool) -> Cell:
     )
 
 
-def _profile(played: Stage, profiled: bool, ended: str = "") -> None:
-    """Begin a profile of master and client, or end it and print it."""
-    if not profiled:
-        return
-    for name, side in (("master", played.master), ("client", played.client)):
-        told = side.ask("profile")
-        if ended:
-            print(f"\n--- {name}, as {ended} ---\n{told}")
+def _look(played: Stage, looks: Sequence[str], ended: str = "") -> None:
+    """Begin to look closely at master and client, or end it and print what was seen."""
+    for look in looks:
+        for name, side in (("master", played.master), ("client", played.client)):
+            told = side.ask(look)
+            if ended:
+                print(f"\n--- {look} of the {name}, as {ended} ---\n{told}")
 
 
 def _machine() -> str:

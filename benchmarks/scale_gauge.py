@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
-#: Seconds between two beats of the loop, and of silence after which it is looked what it does.
+#: Seconds between two beats of the loop, and without one after which it is blocked.
 BEAT, LATE = 0.005, 0.03
-#: Rows of a profile, and of the places at which the loop was blocked.
-ROWS, PLACES = 25, 8
+#: Rows of a profile; times that the loop was blocked, and places that were seen in each.
+ROWS, GAPS, PLACES = 25, 6, 3
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,13 +57,15 @@ class Gauge:
         self._gap = self._own = self._collection = self._collecting = 0.0
         self._profile: cProfile.Profile | None = None
         self._watch: _Watch | None = None
+        self._paused = False
         self._beat_at, self._beat_cpu = time.perf_counter(), time.thread_time()
         gc.callbacks.append(self._collected)
         self._beat()
 
     def read(self) -> Reading:
         """What was used since this was asked last."""
-        self._look()
+        if not self._paused:
+            self._look()
         cpu, at = time.process_time(), time.perf_counter()
         reading = Reading(
             seconds=at - self._at,
@@ -80,18 +82,33 @@ class Gauge:
 
     def profile(self) -> str:
         """Begin a profile; or end the one that was begun, and tell of it."""
-        if self._profile is None or self._watch is None:
-            self._profile, self._watch = cProfile.Profile(), _Watch()
+        if self._profile is None:
+            self._profile = cProfile.Profile()
             self._profile.enable()
             return ""
         self._profile.disable()
         said = io.StringIO()
         pstats.Stats(self._profile, stream=said).sort_stats("tottime").print_stats(ROWS)
-        blocked = self._watch.end()
-        self._profile = self._watch = None
-        return said.getvalue() + blocked
+        self._profile = None
+        return said.getvalue()
+
+    def watch(self) -> str:
+        """Begin to look what blocks the loop; or end it, and tell of it."""
+        if self._watch is None:
+            self._watch = _Watch()
+            return ""
+        said, self._watch = self._watch.end(), None
+        return said
+
+    def pause(self) -> None:
+        """Beat no more, or again: a beat costs more than an idle worker."""
+        self._paused = not self._paused
+        self._beat_at, self._beat_cpu = time.perf_counter(), time.thread_time()
+        self._beat()
 
     def _beat(self) -> None:
+        if self._paused:
+            return
         self._look()
         asyncio.get_running_loop().call_later(BEAT, self._beat)
 
@@ -115,29 +132,39 @@ class _Watch:
 
     def __init__(self) -> None:
         self._beat = time.perf_counter()
-        self._places: Counter[str] = Counter()
+        #: By the beat before a gap: how long it was, and what was seen in it.
+        self._gaps: dict[float, float] = {}
+        self._seen: dict[float, Counter[str]] = {}
         self._ended = threading.Event()
         self._main = threading.get_ident()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def beat(self, at: float) -> None:
+        if at - self._beat > LATE:
+            self._gaps[self._beat] = at - self._beat
         self._beat = at
 
     def end(self) -> str:
         self._ended.set()
         self._thread.join()
-        lines = [f"looks at a loop that had not beaten for {LATE * 1e3:.0f} ms, by place:"]
-        lines += [f"{count:6}  {place}" for place, count in self._places.most_common(PLACES)]
-        return "\n".join(lines if self._places else ["the loop was never seen blocked"])
+        if not self._gaps:
+            return f"the loop was never blocked for {LATE * 1e3:.0f} ms"
+        lines = [f"the longest of {len(self._gaps)} times that the loop was blocked:"]
+        for beat in sorted(self._gaps, key=self._gaps.__getitem__, reverse=True)[:GAPS]:
+            seen = self._seen.get(beat, Counter())
+            lines.append(f"{self._gaps[beat] * 1e3:6.0f} ms, of {seen.total()} looks")
+            lines += [f"{count:12}  {place}" for place, count in seen.most_common(PLACES)]
+        return "\n".join(lines)
 
     def _look(self) -> None:
         while not self._ended.wait(BEAT):
-            if time.perf_counter() - self._beat > LATE:
-                frame = sys._current_frames().get(self._main)
-                calls = traceback.extract_stack(frame)
+            beat = self._beat
+            if time.perf_counter() - beat > LATE / 3:
+                calls = traceback.extract_stack(sys._current_frames()[self._main])
                 ours = [call for call in calls if "/dayfly/" in call.filename] or calls[-3:]
-                self._places[" < ".join(map(_place, reversed(ours[-4:])))] += 1
+                place = " < ".join(map(_place, reversed(ours[-4:])))
+                self._seen.setdefault(beat, Counter())[place] += 1
 
 
 def _place(call: traceback.FrameSummary) -> str:
@@ -158,7 +185,7 @@ async def obey(gauge: Gauge, does: Mapping[str, Do], ready: object = None) -> No
     """Do what is asked on standard input, a JSON line each, until it ends.
 
     Args:
-        gauge: Answers ``read`` and ``profile``.
+        gauge: Answers to the names of its methods.
         does: What else can be asked, by name; the answer must be fit for JSON.
         ready: The first answer, to nothing that was asked.
     """
@@ -168,12 +195,10 @@ async def obey(gauge: Gauge, does: Mapping[str, Do], ready: object = None) -> No
     _say(ready)
     while line := await reader.readline():
         what, *arguments = json.loads(line)
-        if what == "read":
-            _say(msgspec.to_builtins(gauge.read()))
-        elif what == "profile":
-            _say(gauge.profile())
-        else:
+        if what in does:
             _say(await does[what](*arguments))
+        else:
+            _say(msgspec.to_builtins(getattr(gauge, what)()))
 
 
 def _say(answer: object) -> None:

@@ -92,6 +92,7 @@ class NoVm:
 async def main(folder: Path, boot: float, players: list[str]) -> None:
     """Serve until nobody asks any more; the first answer is the port that workers call."""
     logging.basicConfig(level=logging.WARNING)
+    sys.setswitchinterval(0.0005)  # as the service does
     config, stop = read_config(folder / "master.json"), asyncio.Event()
     caller = Caller(list(map(Path, players)), boot)
 

@@ -117,9 +117,12 @@ class Stage:
 
     def idle(self, seconds: float) -> Reading:
         """What the master uses while nothing is to be done."""
+        self.master.ask("pause")
         self.master.read()
         time.sleep(seconds)
-        return self.master.read()
+        found = self.master.read()
+        self.master.ask("pause")
+        return found
 
     def read(self) -> tuple[Reading, Reading, Reading]:
         """What master, client and players have used; of these the sum of the processors' time."""
