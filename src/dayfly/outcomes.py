@@ -22,7 +22,7 @@ class OutcomeKind(IntEnum):
     UNPICKLABLE = 6
 
 
-class Try(msgspec.Struct, frozen=True, array_like=True):
+class Try(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One time that a call was run and failed, so that it was run again (``retries``).
 
     Attributes:
@@ -42,7 +42,7 @@ class Try(msgspec.Struct, frozen=True, array_like=True):
         return f"on worker {self.worker} {self.what} after {self.ended - self.started:.1f} s"
 
 
-class CallOutcome(msgspec.Struct, frozen=True, array_like=True):
+class CallOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One call's outcome.
 
     Attributes:
