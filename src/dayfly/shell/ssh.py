@@ -33,6 +33,9 @@ _HOST_KEYS = (
     *("rsa-sha2-512", "rsa-sha2-256"),
 )
 _CERTIFIED = "-cert-v01@openssh.com"
+#: Handshakes at the same time. One takes milliseconds of computing, so that of a thousand at once
+#: none would end within its time; and in the order in which they came the first VMs serve early.
+HANDSHAKES = 50
 #: Seconds of silence before asking whether the VM is still there, and how often in vain.
 _KEEPALIVE = 10.0
 _KEEPALIVE_COUNT = 3
@@ -49,6 +52,9 @@ _FOLDER_PREFIX = "dayfly-ssh-"
 class SshShell:
     """The shell of VMs that answer SSH."""
 
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(HANDSHAKES)
+
     async def connect(self, target: Target, *, timeout: float = 5.0) -> SshConnection:  # noqa: D102
         try:
             key = asyncssh.import_private_key(target.private_key)
@@ -59,8 +65,12 @@ class SshShell:
             ) from error
         progress = _Progress()
         with _mapped(target, timeout, progress):
-            async with asyncio.timeout(timeout):
-                connection = await _handshake(target, key, known, progress)
+            async with asyncio.timeout(timeout) as attempt, _tcp(target) as channel:
+                progress.connected = True
+                attempt.reschedule(None)  # it is not the VM that is waited for
+                async with self._turns:
+                    attempt.reschedule(asyncio.get_running_loop().time() + timeout)
+                    connection = await _handshake(target, key, known, channel)
         return SshConnection(target, connection)
 
 
@@ -213,30 +223,28 @@ async def _handshake(
     target: Target,
     key: asyncssh.SSHKey,
     known: asyncssh.SSHKnownHosts,
-    progress: _Progress,
+    channel: socket.socket,
 ) -> asyncssh.SSHClientConnection:
-    async with _tcp(target) as channel:
-        progress.connected = True
-        try:
-            return await asyncssh.connect(
-                sock=channel,
-                username=target.username,
-                client_keys=[key],
-                known_hosts=known,
-                host_key_alias=target.alias,
-                server_host_key_algs=_kinds(target, known),
-                config=None,
-                agent_path=None,
-                preferred_auth="publickey",
-                encryption_algs=_CIPHERS,
-                compression_algs=["none"],
-                keepalive_interval=_KEEPALIVE,
-                keepalive_count_max=_KEEPALIVE_COUNT,
-                login_timeout=0,  # the whole attempt has a deadline
-            )
-        except TypeError as error:
-            # asyncssh unpacks the peer's name, and one that is gone by then has none.
-            raise ConnectionResetError("the VM hung up at once") from error
+    try:
+        return await asyncssh.connect(
+            sock=channel,
+            username=target.username,
+            client_keys=[key],
+            known_hosts=known,
+            host_key_alias=target.alias,
+            server_host_key_algs=_kinds(target, known),
+            config=None,
+            agent_path=None,
+            preferred_auth="publickey",
+            encryption_algs=_CIPHERS,
+            compression_algs=["none"],
+            keepalive_interval=_KEEPALIVE,
+            keepalive_count_max=_KEEPALIVE_COUNT,
+            login_timeout=0,  # the whole attempt has a deadline
+        )
+    except TypeError as error:
+        # asyncssh unpacks the peer's name, and one that is gone by then has none.
+        raise ConnectionResetError("the VM hung up at once") from error
 
 
 def _kinds(target: Target, known: asyncssh.SSHKnownHosts) -> list[str]:
