@@ -20,6 +20,7 @@ from dayfly import (
     WireError,
 )
 from dayfly.client import course
+from dayfly.client import job as handle
 from dayfly.model import JobState
 from dayfly.wire import messages as m
 from tests.unit.inprocess import InProcess
@@ -60,6 +61,21 @@ async def test_results_come_in_the_order_of_the_items(
     await reached(job, 2)
     session.release()
     assert await job == [0, 1, 4, 9]
+
+
+async def test_the_rest_of_a_program_goes_on_while_a_million_results_are_put_in_order(
+    executor: FunctionExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle, "PIECE", 10)
+    job = executor.map(square, range(1000))
+    await job.over()
+    results = asyncio.ensure_future(job)
+    turns = 0
+    while not results.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await results == [x * x for x in range(1000)]
+    assert turns > 99
 
 
 async def test_a_job_can_be_awaited_again(executor: FunctionExecutor) -> None:
