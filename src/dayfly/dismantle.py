@@ -8,12 +8,13 @@ gone.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from dayfly.clock import Clock, happens
+from dayfly.clock import Clock
 from dayfly.model import DismantlePolicy
 
 Why: TypeAlias = Literal["soft", "hard", "spot"]
@@ -75,12 +76,24 @@ async def obey(
         act: What to do at the deadline.
         clock: Where time comes from.
     """
-    while True:
-        changed.clear()
-        now = due()
-        if now is None:
+    sleeper: asyncio.Task[None] | None = None
+    until = math.inf
+    try:
+        while True:
+            changed.clear()
+            now = due()
+            if now is not None and now.at <= clock.monotonic():
+                return await act(now.why)
+            # With each job it moves to a later moment, which is seen when the sleep is over.
+            if now is not None and now.at < until:
+                if sleeper is not None:
+                    sleeper.cancel()
+                until = now.at
+                sleeper = asyncio.create_task(clock.sleep(until - clock.monotonic()))
+                sleeper.add_done_callback(lambda _: changed.set())
             await changed.wait()
-        elif now.at <= clock.monotonic():
-            return await act(now.why)
-        else:
-            await happens(changed, now.at, clock)
+            if sleeper is not None and sleeper.done():
+                until = math.inf
+    finally:
+        if sleeper is not None:
+            sleeper.cancel()

@@ -79,6 +79,31 @@ async def test_the_deadline_is_obeyed_wherever_it_moves_to_and_once() -> None:
     await task
 
 
+async def test_a_deadline_that_moves_later_with_each_job_costs_no_timer_each_time() -> None:
+    """A thousand workers' deadlines move twice with every job."""
+    vm = Vm()
+    slept: list[float] = []
+    sleep = vm.clock.sleep
+
+    async def counted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    vm.clock.sleep = counted  # type: ignore[method-assign]
+    vm.due = Due(300.0, "soft")
+    task = vm.start()
+    for job in range(100):
+        await vm.clock.advance(1)
+        vm.set(Due(301.0 + job, "soft"))
+    assert slept == [300.0]
+    await vm.clock.advance(299)
+    assert vm.done == []
+    await vm.clock.advance(1)
+    assert vm.done == [(400.0, "soft")]
+    assert len(slept) == 2
+    await task
+
+
 async def test_a_deadline_that_is_past_is_obeyed_at_once() -> None:
     vm = Vm()
     vm.due = Due(-1.0, "hard")
