@@ -174,6 +174,12 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_importing_the_executor_imports_what_every_program_needs() -> None:
+    """Each of the others costs milliseconds, and is imported by whoever needs it."""
+    late = {"aiohttp", "asyncssh", "rich", "yaml", "zipfile", "tarfile", "html"}
+    assert not loaded_after("from dayfly import FunctionExecutor") & late
+
+
 def test_importing_dayfly_imports_nothing_heavy() -> None:
     heavy = {"aiohttp", "asyncio", "asyncssh", "cloudpickle", "msgspec", "rich", "yaml"}
     assert not loaded_after("import dayfly") & heavy

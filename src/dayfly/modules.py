@@ -20,7 +20,6 @@ import sys
 import sysconfig
 import time
 import tokenize
-import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
@@ -362,6 +361,8 @@ def _check_size(signature: list[_Signature]) -> None:
 
 def _pack(signature: tuple[_Signature, ...]) -> tuple[str, bytes]:
     """A zip without time stamps, in order."""
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
         for member, path, *_ in signature:

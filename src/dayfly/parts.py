@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dayfly.bootstrap import Package, read_package
 from dayfly.clock import Clock, Entropy, SystemClock, SystemEntropy
 from dayfly.cloud.base import Cloud
 from dayfly.model import StorageConfig
@@ -21,6 +20,7 @@ from dayfly.storage.scoped import ScopedStorage
 if TYPE_CHECKING:
     # Not on the VMs, which have no YAML.
     from dayfly.aws.session import Aws
+    from dayfly.bootstrap import Package
     from dayfly.config import Config
     from dayfly.wire.link import Dial
 
@@ -29,6 +29,12 @@ def _dial() -> Dial:
     from dayfly.wire.link import dial
 
     return dial
+
+
+def _package() -> Package:
+    from dayfly.bootstrap import read_package
+
+    return read_package()
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Parts:
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
     dial: Dial = field(default_factory=_dial)
-    package: Callable[[], Package] = read_package
+    package: Callable[[], Package] = _package
     process: Process = field(default_factory=ThisProcess)
     aws: Aws | None = None
     timeline: Timeline = field(default_factory=lambda: Timeline(SystemClock()))

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from dayfly import config as configuration
 from dayfly import serialize
 from dayfly.client import items
 from dayfly.client.channel import ClosableSession, JobChannel
@@ -71,7 +70,9 @@ class FunctionExecutor:
         entropy: Entropy | None = None,
         **backend_keys: Any,
     ) -> None:
-        self._config = configuration.load(config, config_file, **backend_keys)
+        from dayfly.config import load  # where it is read; to import dayfly takes half as long
+
+        self._config = load(config, config_file, **backend_keys)
         self._show = progress is not False
         self._on_log = on_log
         self._clock = clock or (SystemClock() if parts is None else parts.clock)

@@ -5,8 +5,6 @@ Everything here is plain: values in, text out. Moments are seconds of the monoto
 
 from __future__ import annotations
 
-from html import escape
-
 import msgspec
 
 from dayfly.cost import dollars
@@ -161,6 +159,8 @@ def last_line(view: View, now: float) -> str:
 
 def html(view: View, now: float) -> str:
     """The job as a table, for notebooks."""
+    from html import escape
+
     counts = view.counts
     state, error = "cancelling" if view.cancelling else view.state.value, view.error
     if is_left(view):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING
 
-from dayfly import modules
 from dayfly.client.channel import JobRequest
 from dayfly.client.options import CallOptions
-from dayfly.config import Config
 from dayfly.model import JobSpec
 from dayfly.serialize import FunctionDump
+
+if TYPE_CHECKING:
+    from dayfly.config import Config
 
 #: vCPUs of a worker to reckon with while ``AUTO`` is not resolved: the most that there are,
 #: for data that is in memory already, and what is common, for data that takes time to make.
@@ -75,6 +77,8 @@ async def job_request(
     warn: Callable[[str], None],
 ) -> JobRequest:
     """The job, with the local modules that its function and its first items refer to."""
+    from dayfly import modules  # which parses and packs sources: not for whoever only imports us
+
     pickles = [function.payload, *first[:LOOKED_INTO]]
     # Half a millisecond where nothing is found, which is less than a thread costs.
     found = modules.local_modules(*pickles, include=options.include, exclude=options.exclude)
