@@ -255,6 +255,10 @@ class Conversation:
         """Whether the master is being talked to."""
         return self._ascent is not None
 
+    def has_others(self, channel: Channel) -> bool:
+        """Whether another job than this one is open."""
+        return any(not each.ended for each in self._channels.values() if each is not channel)
+
     async def tell(
         self, channel: Channel, message: m.FromClient, *, remember: bool = False
     ) -> None:

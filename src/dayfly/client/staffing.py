@@ -348,11 +348,10 @@ class Staffing:
 
     async def _give_back(self, channel: Channel, instances: list[Instance]) -> None:
         """End what was just launched for a job, and no master is there to look after."""
-        supply = channel.supply
-        if supply is None or supply.spec.mode is not ExecMode.REUSE or not supply.spec.policy.auto:
-            return  # create mode ends its own with the job
+        if channel.supply is None or self._conversation.has_others(channel):
+            return  # another job may count on it by now
         try:
-            await self._cluster.give_back([i.id for i in instances if i.id in supply.launched])
+            await self._cluster.give_back(channel.supply.unclaimed(instances))
         except errors.CloudError as error:
             log.warning("the workers of %s are left to their timers: %s", channel.id, error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -154,6 +154,12 @@ class Supply:
     async def adoptable(self) -> list[Instance]:
         """Workers that are up already, to be handed to a master that does not know them."""
         return await self.cluster.idle_workers(self.spec)
+
+    def unclaimed(self, instances: Iterable[Instance]) -> list[str]:
+        """Those that were launched for this job, and that nobody else would end for a while."""
+        if self.spec.mode is not ExecMode.REUSE or not self.spec.policy.auto:
+            return []  # create mode ends its own with the job
+        return [instance.id for instance in instances if instance.id in self.launched]
 
     def itself(self, instance: Instance) -> Instance:
         """The VM of consume mode, as the worker of its own job."""
