@@ -47,7 +47,7 @@ class CallOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         index: The item's position in the job, from 0.
-        payload: A pickle for VALUE and RAISED, a storage key in UTF-8 for STORED, else a
+        payload: A pickle for VALUE and RAISED, a place in storage for STORED, else a
             message in UTF-8.
         started: When the call began on the worker.
         ended: When it ended.

@@ -255,13 +255,13 @@ class _Raised(msgspec.Struct, frozen=True):
 _RAISED: Final = msgspec.json.Decoder(_Raised)
 
 
-def decode(outcome: CallOutcome, job: str, stored: bytes | None = None) -> Outcome:
+def decode(outcome: CallOutcome, job: str, stored: bytes | memoryview | None = None) -> Outcome:
     """Read an outcome.
 
     Args:
         outcome: As it came from the master.
         job: The job's id, for the messages.
-        stored: The object that the payload names; needed for STORED alone.
+        stored: What the payload names; needed for STORED alone.
     """
     value: Any = None
     error: Exception | None = None

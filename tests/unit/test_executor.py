@@ -181,9 +181,14 @@ async def test_cancelling_map_reduce_cancels_the_map(
     executor: FunctionExecutor, session: InProcess
 ) -> None:
     session.held = {0}
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await executor.map_reduce(square, [1], sum)
+    reduction = executor.map_reduce(square, [1], sum)
+    awaiting = asyncio.ensure_future(reduction._result())
+    async with asyncio.timeout(10):
+        while not session.requests:
+            await asyncio.sleep(0)
+    awaiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiting
     assert session.told == [(session.requests[0].spec.id, None)]
 
 

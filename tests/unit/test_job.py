@@ -20,6 +20,7 @@ from dayfly import (
     WireError,
 )
 from dayfly.client import course
+from dayfly.client import fetching as fetching_module
 from dayfly.client import job as handle
 from dayfly.model import JobState
 from dayfly.wire import messages as m
@@ -403,11 +404,11 @@ async def test_large_outcomes_are_fetched_from_storage(
         return session.objects[key]
 
     job = executor.map(square, range(40), return_exceptions=True)
-    monkeypatch.setattr(job._course, "_fetch", fetch)
+    monkeypatch.setattr(job._course._fetching, "_fetch", fetch)
     results = await job
     assert isinstance(results.pop(7), ObjectNotFoundError)
     assert results == [x * x for x in range(40) if x != 7]
-    assert 1 < max(at_once) <= course.FETCHES
+    assert 1 < max(at_once) <= fetching_module.FETCHES
 
 
 async def test_counts_follow_the_work(executor: FunctionExecutor, session: InProcess) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from dayfly.errors import StorageError
-from dayfly.master.journal import Journal, KeptInstance
+from dayfly.master.journal import RIPE, Journal, KeptInstance
 from dayfly.master.logbook import Logbook
 from dayfly.master.suspects import Loss
 from dayfly.model import CallOutcome, JobRow, JobState, LogLine, OutcomeKind, Try
@@ -205,3 +208,67 @@ def test_no_job_name_leads_out_of_the_logs_folder(tmp_path: Path) -> None:
     logbook.append("../../evil", [line("x")])
     assert [path.parent for path in (tmp_path / "logs").iterdir()] == [tmp_path / "logs"]
     logbook.close()
+
+
+async def test_what_is_synced_lies_in_the_database_itself(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    write_job(journal)
+    await asyncio.gather(journal.sync(), journal.sync())
+    alone = tmp_path / "elsewhere.sqlite"  # as a power cut leaves it, that takes all of the log
+    alone.write_bytes(path.read_bytes())
+    journal.close()
+    after = Journal(alone)
+    (job,), _ = after.load()
+    assert job.chunks == [m.Span(0, 2), m.Span(2, 5)]
+    after.close()
+
+
+async def test_a_log_that_is_locked_for_a_moment_is_synced_a_moment_later(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    write_job(journal)
+    journal.commit()
+    reading = sqlite3.connect(path)
+    reading.execute("BEGIN")
+    reading.execute("SELECT * FROM jobs").fetchall()
+    journal.items_end("j", 5)
+    journal.commit()
+
+    def hold() -> None:
+        """Another checkpoint waits for that reader, with the lock that ours needs."""
+        with closing(sqlite3.connect(path, timeout=0.3)) as other:
+            other.execute("PRAGMA wal_checkpoint(RESTART)")
+
+    holding = asyncio.create_task(asyncio.to_thread(hold))
+    await asyncio.sleep(0.1)
+    await journal.sync()
+    await holding
+    reading.close()
+    journal.close()
+
+
+async def test_much_that_was_written_is_synced_without_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    synced = asyncio.Event()
+    move = journal._move_log
+    loop = asyncio.get_running_loop()
+
+    def moved() -> None:
+        move()
+        loop.call_soon_threadsafe(synced.set)
+
+    monkeypatch.setattr(journal, "_move_log", moved)
+    keeping = asyncio.create_task(journal.keep_synced())
+    journal.items(m.Items(job="j", start=0, count=1, data=[bytes(RIPE // 2)]))
+    journal.commit()
+    await asyncio.sleep(0)
+    assert not journal._ripe.is_set()
+    journal.items(m.Items(job="j", start=1, count=1, data=[bytes(RIPE)]))
+    journal.commit()
+    await synced.wait()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    journal.close()

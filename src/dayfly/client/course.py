@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from dayfly import errors, serialize
 from dayfly.client import leaving
 from dayfly.client.channel import Event, JobChannel, Waiting
+from dayfly.client.fetching import Fetch, Fetching
 from dayfly.client.parties import Connect, Items, Owner
 from dayfly.clock import Clock
 from dayfly.model import CallOutcome, JobState
@@ -22,8 +23,6 @@ from dayfly.wire import messages as m
 TELLING, CLOSING = 10.0, 5.0
 #: Seconds that leaving a detached job waits until the master has all of its items and workers.
 HANDOVER = 600.0
-#: Outcomes that are fetched from storage at the same time.
-FETCHES = 16
 #: Seconds of decoding after which the loop gets its turn.
 SLICE = 0.01
 
@@ -54,7 +53,7 @@ class Course:
         *,
         source: Items,
         connect: Connect,
-        fetch: Callable[[str], Awaitable[bytes]],
+        fetch: Fetch,
         owner: Owner,
         lasting: bool,
         clock: Clock,
@@ -74,7 +73,7 @@ class Course:
         self._lasting = lasting
         self._source = source
         self._connect = connect
-        self._fetch = fetch
+        self._fetching = Fetching(job, fetch, self._record, self._announce)
         self._owner = owner
         self._clock = clock
 
@@ -98,7 +97,6 @@ class Course:
         self._connected = asyncio.Event()
         self._last_word: m.JobEnded | None = None
         self._errands: asyncio.TaskGroup | None = None
-        self._slots = asyncio.Semaphore(FETCHES)
         self._withdrawn: list[int] = []
         self._parting: asyncio.Task[None] | None = None
         self._talk = asyncio.create_task(self._run(), name=f"dayfly handle {job}")
@@ -368,10 +366,10 @@ class Course:
         decode, record, job = serialize.decode, self._record, self._job
         monotonic = self._clock.monotonic
         turn = monotonic() + SLICE
+        stored = []
         for outcome in outcomes:
             if outcome.kind is serialize.STORED:
-                await self._slots.acquire()
-                errands.create_task(self._fetch_outcome(outcome))
+                stored.append(outcome)
             else:
                 record(decode(outcome, job))
             if monotonic() >= turn:
@@ -379,18 +377,7 @@ class Course:
                 await asyncio.sleep(0)
                 turn = monotonic() + SLICE
         self._announce()
-
-    async def _fetch_outcome(self, outcome: CallOutcome) -> None:
-        try:
-            stored = await self._fetch(outcome.payload.decode())
-        except errors.StorageError as error:
-            # This call's value is lost; the others are not.
-            self._record(Outcome(index=outcome.index, error=error, worker=outcome.worker))
-        else:
-            self._record(serialize.decode(outcome, self._job, stored))
-        finally:
-            self._slots.release()
-        self._announce()
+        await self._fetching.begin(stored, errands)
 
     def _record(self, outcome: Outcome) -> None:
         self.arrived.append(outcome)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -27,9 +28,10 @@ from dayfly.wire import messages as m
 KEPT_ROWS = 1000
 #: Bytes of items and deliveries after which the log is moved into the database, in a thread.
 RIPE = 4 * 1024 * 1024
-#: Pages of the log after which SQLite does so itself, and the loop waits for the disk: never, while
-#: the threads keep up.
-_BACKSTOP = 64 * 1024
+#: Bytes that the log's file keeps once it is written from its beginning again.
+_LOG_KEPT = 64 * 1024 * 1024
+#: Times that SQLite is asked to move the log while something keeps it from that; seconds between.
+_TRIES, _BREATH = 100, 0.01
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -149,7 +151,8 @@ class Journal:
         try:
             self._do("PRAGMA journal_mode=WAL")
             self._do("PRAGMA synchronous=NORMAL")
-            self._do(f"PRAGMA wal_autocheckpoint={_BACKSTOP}")
+            self._do("PRAGMA wal_autocheckpoint=0")  # it would be the loop that waits for the disk
+            self._do(f"PRAGMA journal_size_limit={_LOG_KEPT}")
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._do(statement)
         except errors.StorageError:
@@ -287,11 +290,14 @@ class Journal:
         """Have SQLite sync its log and move it into the database, by a connection of our own."""
         try:
             with closing(sqlite3.connect(self._path)) as database:
-                busy, _, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                for _ in range(_TRIES):
+                    busy, _, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    if not busy:
+                        return
+                    time.sleep(_BREATH)  # in a thread
         except sqlite3.Error as error:
             raise self._refused(error) from error
-        if busy:
-            raise self._refused(sqlite3.OperationalError("another checkpoint is under way"))
+        raise self._refused(sqlite3.OperationalError("its log is locked"))
 
     def close(self) -> None:
         """Commit, and let go of the file."""

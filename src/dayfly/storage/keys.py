@@ -46,6 +46,28 @@ def outcome(job: str, index: int) -> str:
     return f"{OUT}{job}/{index:012d}"
 
 
+def outcome_pack(job: str, index: int, mark: str) -> str:
+    """Several large outcomes one after the other, by the index of the first.
+
+    Args:
+        job: The job.
+        index: Of the first.
+        mark: Drawn by who writes it: two workers may write the same call, with other company.
+    """
+    return f"{OUT}{job}/{index:012d}-{mark}"
+
+
+def part(key: str, start: int, stop: int) -> str:
+    """The bytes of an object from ``start`` up to ``stop``, as :func:`place` reads it."""
+    return f"{key} {start} {stop}"
+
+
+def place(name: str) -> tuple[str, slice]:
+    """Where something is: the object's key, and which of its bytes; it may be all of them."""
+    key, *bounds = name.rsplit(" ", 2)
+    return key, slice(*map(int, bounds)) if bounds else slice(None)
+
+
 def record(job: str) -> str:
     """What became of a job: its row, written when it ends."""
     return f"{JOBS}{job}/record"

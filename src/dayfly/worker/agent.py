@@ -33,6 +33,7 @@ from dayfly.worker.outbox import Outbox
 from dayfly.worker.pool import Pool, PoolJob
 from dayfly.worker.process import RunnerProcess, Start
 from dayfly.worker.spawn import Command
+from dayfly.worker.uploads import Uploads, store
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 0.1, 2.0, 30.0
 #: Bytes that wait for the master or for storage before runners are read no more.
 BACKLOG = 64 * 1024 * 1024
-#: Large outcomes that are put to storage at once.
-UPLOADS = 8
 #: More calls than there are.
 ALL = 1 << 62
 
@@ -108,8 +107,7 @@ class Agent:
         #: Of the calls that had failed before: the attempt that was assigned last, by job.
         self._attempts: dict[str, dict[int, int]] = {}
         self._intakes = Intakes()
-        self._uploading: dict[tuple[str, int], int] = {}
-        self._upload_slots = asyncio.Semaphore(UPLOADS)
+        self._uploads = Uploads()
         self._holding_back = self._refused = False
         self._something_due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -223,7 +221,7 @@ class Agent:
         self._something_due.set()
 
     def _weigh(self) -> None:
-        weight = self._outbox.weight + sum(self._uploading.values())
+        weight = self._outbox.weight + self._uploads.weight
         if weight > BACKLOG and not self._holding_back:
             self._holding_back = True
             log.info("%d bytes wait to be sent: functions must wait too", weight)
@@ -236,8 +234,8 @@ class Agent:
         found = self._pool.indices()
         for job, indices in self._intakes.indices().items():
             found.setdefault(job, set()).update(indices)
-        for job, index in self._uploading:
-            found.setdefault(job, set()).add(index)
+        for job, indices in self._uploads.indices().items():
+            found.setdefault(job, set()).update(indices)
         for job, indices in self._outbox.unacknowledged().items():
             found.setdefault(job, set()).update(indices)
         return found
@@ -381,9 +379,9 @@ class Agent:
             if len(outcome.payload) <= limit or outcome.kind is not OutcomeKind.VALUE:
                 small.append(outcome)
             else:
-                self._uploading[job, outcome.index] = len(outcome.payload)
-                self._tasks.create_task(self._upload(job, outcome))
+                self._uploads.add(job, outcome)
         self._keep(job, *small)
+        self._put_away()
 
     def line(self, line: LogLine) -> None:
         """A function has printed."""
@@ -399,21 +397,23 @@ class Agent:
         """Something that belongs in the service's log."""
         log.warning("%s", text)
 
-    async def _upload(self, job: str, outcome: CallOutcome) -> None:
-        key = keys.outcome(job, outcome.index)
-        failure: errors.DayflyError | None = None
+    def _put_away(self) -> None:
+        while (taken := self._uploads.take()) is not None:
+            self._tasks.create_task(self._upload(*taken))
+
+    async def _upload(self, job: str, outcomes: list[CallOutcome]) -> None:
         try:
-            async with self._upload_slots:
-                await self._storage.put_object(key, outcome.payload)
+            stored = await store(self._storage, job, outcomes, self._entropy.hex(8))
         except errors.DayflyError as error:
-            failure = error
-        self._uploading.pop((job, outcome.index), None)
-        if failure is not None:
-            log.warning("the outcome of call %d of %s: %s", outcome.index, job, failure)
-            self._fail(job, outcome.index, failure)
-            return
-        stored = msgspec.structs.replace(outcome, kind=OutcomeKind.STORED, payload=key.encode())
-        self._keep(job, stored)
+            for outcome in outcomes:
+                log.warning("the outcome of call %d of %s: %s", outcome.index, job, error)
+            self._uploads.ended(job, outcomes)
+            for outcome in outcomes:
+                self._fail(job, outcome.index, error)
+        else:
+            self._uploads.ended(job, outcomes)
+            self._keep(job, *stored)
+        self._put_away()
 
     def _keep(self, job: str, *outcomes: CallOutcome) -> None:
         if attempts := self._attempts.get(job):
