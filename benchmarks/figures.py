@@ -35,6 +35,9 @@ ORDER: Final = (
     *(DATA, EFFICIENCY, MIXED, MANY, STORAGE, STORAGE_RATIO),
 )
 
+#: Differences, of which a ratio says nothing.
+NO_RATIO: Final = frozenset({STREAM_MEMORY})
+
 #: Parts that are left out for peers that do fewer calls/s than this, in a map of 1,000 (of 100 for
 #: ``calls_1k``): they would take minutes.
 LEAST_SPEED: Final[Mapping[str, float]] = {
@@ -111,6 +114,7 @@ AIMS: Final = (
     *(Aim(calls(10_000), peer=peer, least=30) for peer in ("dask", "parsl")),
     *(Aim(calls(count), peer="floor", least=0.5) for count in (10_000, 100_000)),
     Aim(DATA, peer="ray", least=1),
+    Aim(STREAM_MEMORY, most=20),
     Aim(STORAGE_RATIO, least=0.7),
     Aim(EFFICIENCY, least=0.98),
     Aim(MIXED, least=0.95),

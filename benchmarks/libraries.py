@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -129,7 +130,9 @@ class _Mpire:
 
     def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:
         calls = self._pool.imap_unordered(
-            fn,
+            functools.partial(
+                fn
+            ),  # workers take a function that they have mapped for that map again
             items,
             iterable_len=count,
             chunk_size=_STREAMED,

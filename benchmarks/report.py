@@ -58,7 +58,8 @@ def markdown(report: Report) -> str:
     lines = []
     for figure, middle in report.medians().items():
         line = [figure, *(cell(report.samples[figure].get(peer, ())) for peer in report.peers)]
-        ratios = [reached(Aim(figure, peer=peer), {figure: middle}) for peer in others]
+        compared = {} if figure in figures.NO_RATIO else {figure: middle}
+        ratios = [reached(Aim(figure, peer=peer), compared) for peer in others]
         lines.append(line + [f"{number(ratio)}x" if ratio else "-" for ratio in ratios])
     load = f"Load {report.load_before:.1f} before and {report.load_after:.1f} after."
     blocks = [
