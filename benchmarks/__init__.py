@@ -1,1 +1,1 @@
-"""dayfly beside ``multiprocessing.Pool`` and a bare asyncio floor: ``python -m benchmarks``."""
+"""dayfly, its peers and bare floors side by side: ``python -m benchmarks``."""

@@ -113,7 +113,10 @@ def _draw(report: Report, picture: Path) -> None:
         print(f"no picture: matplotlib cannot be installed: {error}", file=sys.stderr)
         return
     load = f"Load {report.load_before:.1f} before, {report.load_after:.1f} after."
-    footnote = f"{report.heading.replace('`', '')}\n{load} Points: medians; lines: least..most."
+    colours = "Grey: floors; light: pools, for one machine; blue: engines, here on one machine."
+    footnote = (
+        f"{report.heading.replace('`', '')}\n{load} Points: medians; lines: least..most. {colours}"
+    )
     given = {"footnote": footnote, "samples": report.samples, "peers": list(report.peers)}
     execute(
         [str(python), "-m", "benchmarks.picture", str(picture.absolute())],

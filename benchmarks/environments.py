@@ -41,7 +41,8 @@ def interpreter(name: str) -> Path:
         CannotInstallError: uv could not make it.
     """
     requirements = REQUIREMENTS[name]
-    wanted = "\n".join([platform.python_version(), sys.executable, *requirements])
+    base = Path(sys.executable).resolve()  # the same one for every environment around it
+    wanted = "\n".join([platform.python_version(), str(base), *requirements])
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:8]
     folder = cache_folder() / f"{name}-{digest}"
     python = folder / "bin" / "python"
@@ -49,7 +50,7 @@ def interpreter(name: str) -> Path:
     if not ready.exists():
         print(f"installing {' '.join(requirements)}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
-        _uv("venv", "--quiet", "--python", sys.executable, str(folder))
+        _uv("venv", "--quiet", "--python", str(base), str(folder))
         _uv("pip", "install", "--quiet", "--python", str(python), *requirements)
         ready.touch()
     return python
