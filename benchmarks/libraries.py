@@ -257,7 +257,7 @@ class _Lithops:
         self._executor = executor
 
     def call(self, fn: Fn, item: object) -> object:
-        return self._executor.call_async(fn, (item,)).result()
+        return self._executor.get_result(self._executor.call_async(fn, (item,)))
 
     def map(self, fn: Fn, items: Sequence[Any]) -> list[Any]:
         futures = self._executor.map(fn, list(items))
@@ -266,11 +266,11 @@ class _Lithops:
 
 @contextmanager
 def lithops(folder: Path) -> Iterator[Library]:  # noqa: ARG001
-    """Its localhost backend and storage, as they are by default."""
+    """Its localhost backend and storage, as they are by default; its files go with the folder."""
     import lithops
 
     config = {
-        "lithops": {"backend": "localhost", "storage": "localhost"},
+        "lithops": {"backend": "localhost", "storage": "localhost", "data_cleaner": False},
         "localhost": {"worker_processes": PROCESSES},
     }
     with lithops.FunctionExecutor(config=config, log_level=None) as executor:
