@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.scale_gauge import Gauge, obey
 from dayfly.clock import SystemClock
 from dayfly.errors import UnreachableError
-from dayfly.master.__main__ import read_config
+from dayfly.master.__main__ import never_pause, read_config
 from dayfly.master.app import serving
 from dayfly.master.hub import Hub
 from dayfly.master.journal import Journal
@@ -92,7 +92,7 @@ class NoVm:
 async def main(folder: Path, boot: float, players: list[str]) -> None:
     """Serve until nobody asks any more; the first answer is the port that workers call."""
     logging.basicConfig(level=logging.WARNING)
-    sys.setswitchinterval(0.0005)  # as the service does
+    never_pause()
     config, stop = read_config(folder / "master.json"), asyncio.Event()
     caller = Caller(list(map(Path, players)), boot)
 
