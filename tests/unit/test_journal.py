@@ -256,9 +256,10 @@ async def test_much_that_was_written_is_synced_without_being_asked(
     move = journal._move_log
     loop = asyncio.get_running_loop()
 
-    def moved() -> None:
-        move()
+    def moved() -> bool:
+        done = move()
         loop.call_soon_threadsafe(synced.set)
+        return done
 
     monkeypatch.setattr(journal, "_move_log", moved)
     keeping = asyncio.create_task(journal.keep_synced())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -276,8 +275,12 @@ class Journal:
             if self._synced >= wanted:
                 return  # by whoever was here before us
             wanted, self._unsynced = self._commits, 0
-            await asyncio.to_thread(self._move_log)
-            self._synced = wanted
+            for _ in range(_TRIES):
+                if await asyncio.to_thread(self._move_log):
+                    self._synced = wanted
+                    return
+                await asyncio.sleep(_BREATH)
+            raise self._refused(sqlite3.OperationalError("its log is locked"))
 
     async def keep_synced(self) -> None:
         """Sync whenever much was written, until cancelled."""
@@ -286,18 +289,18 @@ class Journal:
             self._ripe.clear()
             await self.sync()
 
-    def _move_log(self) -> None:
-        """Have SQLite sync its log and move it into the database, by a connection of our own."""
+    def _move_log(self) -> bool:
+        """Have SQLite sync its log and move it into the database, by a connection of our own.
+
+        Returns:
+            Whether nothing kept it from that.
+        """
         try:
             with closing(sqlite3.connect(self._path)) as database:
-                for _ in range(_TRIES):
-                    busy, _, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                    if not busy:
-                        return
-                    time.sleep(_BREATH)  # in a thread
+                busy, _, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             raise self._refused(error) from error
-        raise self._refused(sqlite3.OperationalError("its log is locked"))
+        return not busy
 
     def close(self) -> None:
         """Commit, and let go of the file."""
