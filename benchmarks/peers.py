@@ -124,13 +124,13 @@ class Dayfly:
 
     async def each(self, fn: Fn, items: Iterable[Any]) -> AsyncIterator[tuple[int, Any]]:
         """Index and result, as they come."""
-        async for outcome in self._executor.map(fn, items).as_completed():
+        async for outcome in self._executor.map(fn, items).as_completed(keep=False):
             yield outcome.index, outcome.result()
 
     async def total(self, fn: Fn, items: Iterable[Any], count: int) -> int:  # noqa: ARG002
         """The sum of the results."""
         found = 0
-        async for outcome in self._executor.map(fn, items).as_completed():
+        async for outcome in self._executor.map(fn, items).as_completed(keep=False):
             found += outcome.result()
         return found
 

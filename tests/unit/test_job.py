@@ -19,7 +19,7 @@ from dayfly import (
     UsageError,
     WireError,
 )
-from dayfly.client import course
+from dayfly.client import arrived, course, items
 from dayfly.client import fetching as fetching_module
 from dayfly.client import job as handle
 from dayfly.model import JobState
@@ -244,6 +244,50 @@ async def test_leaving_as_completed_does_not_stop_the_job(
         break
     session.release()
     assert await job == [1, 4, 9]
+
+
+async def test_outcomes_that_are_not_kept_take_no_room(executor: FunctionExecutor) -> None:
+    count = 5 * arrived.PIECE
+    job = executor.map(square, iter(range(count)))
+    most = found = 0
+    async for outcome in job.as_completed(keep=False):
+        found += outcome.result()
+        most = max(most, len(job._course.arrived._here))
+    assert found == sum(x * x for x in range(count))
+    assert job.progress.done == count
+    assert len(job._course.arrived._here) <= arrived.PIECE
+    assert most < count
+    with pytest.raises(UsageError, match="its outcomes are not here any more"):
+        await job
+    with pytest.raises(UsageError, match="keep=False"):
+        job.futures  # noqa: B018
+    with pytest.raises(UsageError, match=job.id):
+        await anext(job.as_completed())
+
+
+async def test_items_are_read_only_as_far_as_outcomes_are_taken_that_are_not_kept(
+    executor: FunctionExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "AHEAD", 100)
+    monkeypatch.setattr(items, "BATCH", 10)
+    read = 0
+
+    def generate() -> Iterator[int]:
+        nonlocal read
+        for read in range(10_000):  # noqa: UP028  # it is counted
+            yield read
+
+    job = executor.map(square, generate())
+    reader = job.as_completed(keep=False)
+    for taken in range(1, 301):
+        await anext(reader)
+        assert read <= taken + 100 + 10
+    await reached(job, 300 + 50)
+    await asyncio.sleep(0.05)
+    assert read <= 300 + 100 + 10
+    async for _ in reader:
+        pass
+    assert read == 9_999
 
 
 async def test_cancelling_the_reader_of_as_completed_stops_the_job(

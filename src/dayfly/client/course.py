@@ -10,6 +10,7 @@ import msgspec
 
 from dayfly import errors, serialize
 from dayfly.client import leaving
+from dayfly.client.arrived import Arrived
 from dayfly.client.channel import Event, JobChannel, Waiting
 from dayfly.client.fetching import Fetch, Fetching
 from dayfly.client.parties import Connect, Items, Owner
@@ -31,7 +32,7 @@ class Course:
     """One job from its first item to its end; it begins when it is made.
 
     Attributes:
-        arrived: The outcomes, in the order in which they came.
+        arrived: The outcomes.
         arrival: Set when the next outcomes come, or the end; a new one takes its place.
         decided: Set once it is known what an await gives.
         over: Set once nothing more will come.
@@ -77,7 +78,7 @@ class Course:
         self._owner = owner
         self._clock = clock
 
-        self.arrived: list[Outcome] = []
+        self.arrived = Arrived(job)
         self.arrival = asyncio.Event()
         self.decided = asyncio.Event()
         self.over = asyncio.Event()
@@ -380,12 +381,17 @@ class Course:
         await self._fetching.begin(stored, errands)
 
     def _record(self, outcome: Outcome) -> None:
-        self.arrived.append(outcome)
+        self.arrived.add(outcome)
         self._owner.recorded(outcome)
+
+    def had(self, place: int) -> None:
+        """A reader that keeps no outcome has had those before ``place``."""
+        self.arrived.had(place)
+        self._source.settle(place)
 
     def _announce(self) -> None:
         """Wake who waits for outcomes."""
-        self._source.settle(len(self.arrived))
+        self._source.settle(self.arrived.done_with)
         arrival, self.arrival = self.arrival, asyncio.Event()
         arrival.set()
         self._owner.changed()
@@ -429,7 +435,7 @@ class Course:
             if last.failure is not None:
                 return last.failure.error()
             return errors.named(last.error, errors.JobError)(words)
-        came, total = len(self.arrived), self.total
+        came, total = self.arrived.count, self.total
         if came != total:
             return errors.WireError(f"job {self._job} ended with {came} of {total} outcomes")
         return None

@@ -169,7 +169,7 @@ class Job(Generic[T]):
         status, over = self._course.status, self.done()
         return Progress(
             total=self._course.total,
-            done=len(self._course.arrived),
+            done=self._course.arrived.count,
             failed=self._failed,
             running=0 if over else status.running,
             workers_ready=status.ready,
@@ -201,17 +201,22 @@ class Job(Generic[T]):
             found.append(Phase(who=CLIENT, what=DELIVERY, start=since, seconds=here - since))
         return [phase.later(-began) for phase in found]
 
-    def as_completed(self) -> AsyncIterator[Outcome]:
+    def as_completed(self, *, keep: bool = True) -> AsyncIterator[Outcome]:
         """The outcomes in the order in which they come, failed ones among them.
 
         Ask ``outcome.result()`` for the value, or for the call's own exception to be raised.
         Leaving the loop does not stop the job; being cancelled while it waits does.
 
+        Args:
+            keep: ``False`` keeps none that was given, and has a generator of items read only as
+                far as outcomes are taken: millions of calls in flat memory. The job cannot be
+                awaited then.
+
         Raises:
             DayflyError: The job as a whole failed.
             CancelledError: The job was cancelled.
         """
-        return _Arrivals(self, self._course)
+        return _Arrivals(self, self._course, keep=keep)
 
     @property
     def futures(self) -> list[asyncio.Future[Any]]:
@@ -221,7 +226,7 @@ class Job(Generic[T]):
         :class:`~dayfly.errors.CallCancelledError`.
 
         Raises:
-            UsageError: How many calls there are is not known yet.
+            UsageError: How many calls there are is not known yet, or outcomes were not kept.
         """
         total = self._course.total
         if total is None:
@@ -231,9 +236,9 @@ class Job(Generic[T]):
                 hint="map(fn, list(items)), or as_completed()",
             )
         if not self._futures:
-            withdraw = self._course.withdraw
+            arrived, withdraw = self._course.arrived.all(), self._course.withdraw
             self._futures = [CallFuture(i, withdraw) for i in range(total)]
-            for outcome in self._course.arrived:
+            for outcome in arrived:
                 self._settle_future(outcome)
             if self.done():
                 self._settle_futures()
@@ -306,7 +311,7 @@ class Job(Generic[T]):
             await course.settled(timeout=PARTING)
         self._raise_first_failure()
         self._raise_failure()
-        results: Any = await self._in_order(course.arrived)
+        results: Any = await self._in_order(course.arrived.all())
         return cast("T", results[0] if self._single else results)
 
     async def _in_order(self, arrived: list[Outcome]) -> list[Any]:
@@ -386,20 +391,23 @@ class Job(Generic[T]):
 class _Arrivals:
     """One reader's place among a job's outcomes."""
 
-    def __init__(self, job: Job[Any], course: Course) -> None:
+    def __init__(self, job: Job[Any], course: Course, *, keep: bool) -> None:
         self._job = job
         self._course = course
+        self._keep = keep
         self._place = 0
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
 
     async def __anext__(self) -> Outcome:
-        while self._place >= len(self._course.arrived):
+        if not self._keep:
+            self._course.had(self._place)
+        while self._place >= self._course.arrived.count:
             if self._job.done():
                 await self._job._close_at_end()
                 self._job._raise_failure()
                 raise StopAsyncIteration
             await self._job._attend(self._course.arrival)
         self._place += 1
-        return self._course.arrived[self._place - 1]
+        return self._course.arrived.at(self._place - 1)
