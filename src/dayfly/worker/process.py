@@ -16,6 +16,8 @@ from dayfly.worker.dispatch import Call
 
 #: Bytes taken from a socket or a pipe at once.
 CHUNK = 256 * 1024
+#: Bytes from which on what was read is cut up where it lies: to cut up a copy is quicker for less.
+LARGE = 1024 * 1024
 #: Frames up to this size are joined to be sent by one system call.
 JOINED = 256 * 1024
 #: Seconds that a process may live on after it has closed its channel.
@@ -290,34 +292,23 @@ class RunnerProcess:
             return
         if len(self._buffer) < size + runner.HEADER.unpack_from(self._buffer)[1]:
             return
-        data, at, results = bytes(self._buffer), 0, list[Result]()
-        while len(data) - at >= size:
-            kind, length = runner.HEADER.unpack_from(data, at)
-            start, stop = at + size, at + size + length
-            if len(data) < stop:
-                break
-            at = stop
-            if kind == runner.OUTCOME:
-                number, what, started, ended = runner.RESULT.unpack_from(data, start)
-                payload = data[start + runner.RESULT.size : stop]
-                results.append(Result(number, what, started, ended, payload))
-                continue
-            if results:
-                self._tell_results(results)
-                results = []
-            self._tell(kind, data[start:stop])
-        if results:
-            self._tell_results(results)
-        del self._buffer[:at]
+        if len(self._buffer) > LARGE:
+            with memoryview(self._buffer) as data:
+                frames, end = _cut_up(data)
+        else:
+            frames, end = _cut_up(bytes(self._buffer))
+        del self._buffer[:end]
+        for frame in frames:
+            if isinstance(frame, list):
+                self._end_lines()
+                self._last_words.clear()
+                self._listener.calls_ended(self, frame)
+            else:
+                self._tell(*frame)
 
     def _cut_off(self) -> None:
         self._mute = not self._body.over
         self.kill()
-
-    def _tell_results(self, results: list[Result]) -> None:
-        self._end_lines()
-        self._last_words.clear()
-        self._listener.calls_ended(self, results)
 
     def _tell(self, kind: int, body: bytes) -> None:
         if kind == runner.LOG:
@@ -390,3 +381,26 @@ class RunnerProcess:
             self._loop.remove_reader(source)
         self._loop.remove_writer(self._channel)
         self._body.close()
+
+
+def _cut_up(data: bytes | memoryview) -> tuple[list[list[Result] | tuple[int, bytes]], int]:
+    """The frames of a runner, outcomes that follow each other together; and where they end."""
+    frames: list[list[Result] | tuple[int, bytes]] = []
+    results: list[Result] = []
+    at, size = 0, runner.HEADER.size
+    while len(data) - at >= size:
+        kind, length = runner.HEADER.unpack_from(data, at)
+        start, stop = at + size, at + size + length
+        if len(data) < stop:
+            break
+        at = stop
+        if kind != runner.OUTCOME:
+            results = []
+            frames.append((kind, bytes(data[start:stop])))
+            continue
+        if not results:
+            frames.append(results)
+        number, what, started, ended = runner.RESULT.unpack_from(data, start)
+        payload = bytes(data[start + runner.RESULT.size : stop])
+        results.append(Result(number, what, started, ended, payload))
+    return frames, at
