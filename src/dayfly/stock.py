@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from dayfly.environment.indexes import authorized
 from dayfly.environment.lock import Answer, File, Lock
 from dayfly.environment.order import FileOrder, Interpreters, Order, Source
 from dayfly.errors import ObjectNotFoundError, StorageError
@@ -141,6 +140,8 @@ class Stock:
             ) from error
 
     async def _file(self, file: File, *, index: tuple[str, ...], deposit: bool) -> FileOrder:
+        from dayfly.environment.indexes import authorized
+
         key = keys.wheel(file.sha256)
         sources = [Source(name="storage", url=await self._storage.lend(key, "get", seconds=LENT))]
         if file.url:

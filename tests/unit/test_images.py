@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from dayfly.baked import Contents, MachineImage, Mark
 from dayfly.cli.root import dayfly
+from dayfly.client.ground import python
 from dayfly.client.imagebuild import Builder, Wish
 from dayfly.client.imagecapture import Capture
 from dayfly.client.images import delete_image
-from dayfly.client.inquiry import python
 from dayfly.client.picking import Picker
 from dayfly.environment.lock import Lock, Platform
 from dayfly.errors import CloudError, ConfigError, UsageError

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dayfly.client import inquiry, outfit
+from dayfly.client import inquiry
 from dayfly.client.outfit import Outfitter
 from dayfly.clock import SystemClock
 from dayfly.config.sections import Ec2Section
@@ -78,9 +78,9 @@ def house(tmp_path: Path, index: Index, venv: Venv, monkeypatch: pytest.MonkeyPa
     """A client that has what the venv has; and uv, which the index has too."""
     wheel(index.folder, "uv", "9.9")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(outfit, "capture", venv.capture)
+    monkeypatch.setattr("dayfly.environment.capture.capture", venv.capture)
     uv = msgspec.structs.replace(inquiry.uv_itself(), pin=Pin(name="uv", version="9.9"))
-    monkeypatch.setattr(outfit, "uv_itself", lambda: uv)
+    monkeypatch.setattr(inquiry, "uv_itself", lambda: uv)
     section = Ec2Section(master_instance_type="t2.micro", environment="auto")
     return House(Config(section), DirectoryStorage(tmp_path / "storage"))
 

@@ -21,8 +21,8 @@ from dayfly import baking, provision
 from dayfly.baked import NAME, NONE, Contents, MachineImage
 from dayfly.baking import Include, Text
 from dayfly.client.ascent import Ascender, last_words
+from dayfly.client.ground import python
 from dayfly.client.imagecapture import Capture
-from dayfly.client.inquiry import python
 from dayfly.client.outfit import Packages
 from dayfly.cloud.base import Imaging
 from dayfly.environment import system

@@ -9,32 +9,19 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from dayfly.client.ground import Ground, python
 from dayfly.environment.capture import Installed
-from dayfly.environment.lock import Answer, File, Lock, Pin, Platform
+from dayfly.environment.lock import Answer, File, Lock, Pin
 from dayfly.environment.pythons import Wish, fetched
 from dayfly.environment.requirements import resolve_requirements, wish_of
 from dayfly.environment.resolve import resolve, wish
-from dayfly.errors import UsageError
 from dayfly.phases import CLIENT, Timeline
 from dayfly.stock import Stock
-
-
-class Ground(msgspec.Struct, frozen=True):
-    """What VMs have before they are given anything.
-
-    Attributes:
-        platform: Theirs.
-        build: A build of this Python, where their image is known to lack it.
-    """
-
-    platform: Platform
-    build: File | None = None
 
 
 class Inquiry:
@@ -138,16 +125,6 @@ class Inquiry:
         await self._stock.keep(lock)
         await self._stock.remember(key, answer)
         return answer
-
-
-def python() -> str:
-    """This interpreter's minor version: what functions are pickled for."""
-    if sys.implementation.name != "cpython":
-        raise UsageError(
-            f"VMs cannot be given {sys.implementation.name}",
-            hint="run this program with CPython, or set environment: image",
-        )
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def uv_itself() -> Installed:

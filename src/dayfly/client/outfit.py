@@ -1,7 +1,8 @@
 """What this client's VMs are given: dayfly's own interpreter, and the functions' packages.
 
 Both are found out before anything is launched. What was found out once is in storage, by a key
-that says all that it depends on: the next program asks no package index, nor uv.
+that says all that it depends on: the next program asks no package index, nor uv. Where images have
+all that is needed, what finds it out is not even imported.
 """
 
 from __future__ import annotations
@@ -9,23 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from dayfly.client.inquiry import Ground, Inquiry, python, uv_itself
-from dayfly.environment.capture import Capture, Installed, capture, dependencies
-from dayfly.environment.indexes import indexes
+from dayfly.client.ground import Ground, python
 from dayfly.environment.lock import File, Lock, Missing
-from dayfly.environment.needs import check
 from dayfly.environment.order import Interpreters, Order
-from dayfly.environment.pythons import Wish
 from dayfly.errors import EnvironmentSyncError
 from dayfly.model import ExecMode
 from dayfly.parts import Parts
 from dayfly.phases import CLIENT
 from dayfly.stock import Stock
+
+if TYPE_CHECKING:
+    from dayfly.client.inquiry import Inquiry
+    from dayfly.environment.capture import Capture, Installed
+    from dayfly.environment.pythons import Wish
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,10 @@ class Packages(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             EnvironmentSyncError: It needs one of them.
         """
+        if not self.missing:
+            return self.warnings
+        from dayfly.environment.needs import check
+
         return (*self.warnings, *check(imports, self.installed, self.missing))
 
 
@@ -81,14 +88,18 @@ class Outfitter:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stock = Stock(parts.storage)
-        self._inquiry = Inquiry(
-            self._stock, parts.config.compute.package_index, timeline=parts.timeline
-        )
         self._captured: dict[str, asyncio.Task[Capture]] = {}
         self._builds: dict[Wish, asyncio.Task[File]] = {}
         self._locks: dict[Ground, asyncio.Task[Lock]] = {}
         self._packages: dict[Ground, asyncio.Task[Packages]] = {}
         self._told: set[str] = set()
+
+    @cached_property
+    def _inquiry(self) -> Inquiry:
+        from dayfly.client.inquiry import Inquiry
+
+        index = self._parts.config.compute.package_index
+        return Inquiry(self._stock, index, timeline=self._parts.timeline)
 
     @property
     def interpreters(self) -> Interpreters:
@@ -101,6 +112,8 @@ class Outfitter:
     @property
     def index(self) -> tuple[str, ...]:
         """Where packages come from, with passwords."""
+        from dayfly.environment.indexes import indexes
+
         return indexes(self._parts.config.compute.package_index).urls
 
     async def ours(self, instance_type: str) -> Lock | None:
@@ -212,11 +225,15 @@ class Outfitter:
         if has in {"", python()}:
             return Ground(platform)
         mirror = self._parts.config.compute.python_mirror
+        from dayfly.environment.pythons import Wish
+
         lacking = Wish(python=python(), platform=platform, instead=has, mirror=mirror)
         build = await _once(self._builds, lacking, self._inquiry.build)
         return Ground(platform, build)
 
     async def _capture(self) -> Capture:
+        from dayfly.environment.capture import capture
+
         async def read(_: str) -> Capture:
             with self._parts.timeline.during(CLIENT, "packages read"):
                 return await asyncio.to_thread(capture)
@@ -224,6 +241,9 @@ class Outfitter:
         return await _once(self._captured, "", read)
 
     async def _find_ours(self, ground: Ground) -> Lock:
+        from dayfly.client.inquiry import uv_itself
+        from dayfly.environment.needs import check
+
         found = await self._capture()
         wanted = [*_closure(found.installed, OURS), uv_itself()]
         answer, recalled = await self._inquiry.installed(wanted, ground)
@@ -234,6 +254,8 @@ class Outfitter:
         return answer.lock
 
     async def _find_packages(self, ground: Ground, *, anew: bool) -> Packages:
+        from dayfly.client.inquiry import uv_itself
+
         compute = self._parts.config.compute
         found = await self._capture()
         if compute.environment != "auto":
@@ -275,8 +297,11 @@ def _path(name: str) -> Path:
 
 def _closure(installed: Sequence[Installed], roots: Sequence[str]) -> list[Installed]:
     """Some distributions, with all that they require."""
+    from dayfly.environment.capture import dependencies
+
     by_name = {one.pin.name: one for one in installed}
-    pending, found = [name for name in roots if name in by_name], dict[str, Installed]()
+    pending = [name for name in roots if name in by_name]
+    found: dict[str, Installed] = {}
     while pending:
         name = pending.pop()
         if name in by_name and name not in found:

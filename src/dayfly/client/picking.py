@@ -8,7 +8,7 @@ import logging
 import msgspec
 
 from dayfly.baked import NONE, Contents, MachineImage, choose, lacks
-from dayfly.client.inquiry import python
+from dayfly.client.ground import python
 from dayfly.client.outfit import Outfitter
 from dayfly.errors import CloudError
 from dayfly.parts import Parts

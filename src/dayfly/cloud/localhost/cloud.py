@@ -15,7 +15,6 @@ from typing import ParamSpec, TypeVar
 
 from dayfly.clock import Clock, Entropy
 from dayfly.cloud.base import Finding, Resource
-from dayfly.cloud.localhost.doctor import examine
 from dayfly.cloud.localhost.environment import user_name
 from dayfly.cloud.localhost.faults import Faults, read_faults
 from dayfly.cloud.localhost.plane import Plane
@@ -152,6 +151,8 @@ class LocalhostCloud:
         return dict.fromkeys(instance_types, Price(hourly=0.0, source="this machine is yours"))
 
     async def examine(self, workers: int) -> Sequence[Finding]:  # noqa: D102
+        from dayfly.cloud.localhost.doctor import examine
+
         return await examine(self.directory, workers, self._entropy)
 
     async def aclose(self) -> None:  # noqa: D102
